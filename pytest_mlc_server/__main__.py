@@ -1,0 +1,46 @@
+"""Command line: ``python -m pytest_mlc_server {with,sim} …``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+USAGE = """\
+usage: python -m pytest_mlc_server COMMAND ...
+
+  with [settings] -- COMMAND ...   start a server, run a command with OPENAI_BASE_URL,
+                                   OPENAI_API_KEY and OPENAI_MODEL in its environment, stop the
+                                   server, and return the command's exit code
+  sim serve MODEL [flags]          run the simulator, with the flags of `mlc_llm serve`
+
+Each command has --help."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Parameters
+    ----------
+    argv
+        Arguments without the program's name. Default: those of this process.
+
+    Returns
+    -------
+    int
+        The exit code.
+    """
+    command, *rest = argv if argv is not None else sys.argv[1:] or ["--help"]
+    if command == "sim":
+        from pytest_mlc_server.sim.cli import main as sim
+
+        return sim(rest)
+    if command == "with":
+        from pytest_mlc_server.runner import main as run
+
+        return run(rest)
+    print(USAGE, file=sys.stdout if command in ("-h", "--help") else sys.stderr)
+    return 0 if command in ("-h", "--help") else 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,405 @@
+"""What to serve and how: `ServerConfig` and `EngineConfig`. Validated, and without any I/O.
+
+Names are those of ``mlc_llm serve`` and of ``mlc_llm.serve.config.EngineConfig``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pytest_mlc_server.engine_config import (
+    DEFAULTS,
+    ENGINE_FIELD_TO_FLAG,
+    ENGINE_FIELD_TO_OVERRIDE,
+    EngineConfig,
+    as_engine_config,
+)
+from pytest_mlc_server.errors import ConfigError
+from pytest_mlc_server.options import BY_NAME, SETTINGS, Given
+from pytest_mlc_server.values import (
+    CONVERTERS,
+    AdditionalModel,
+    OverrideValue,
+    additional_models,
+    mask,
+    masked_env,
+    nearest,
+    override_value,
+    read,
+    written,
+)
+
+#: Flags of ``mlc_llm serve`` that a setting of ours controls, and that setting.
+SERVE_FLAGS = {
+    "--device": "device",
+    "--model-lib": "model-lib",
+    "--mode": "mode",
+    "--enable-debug": "debug",
+    "--additional-models": "additional-model",
+    "--embedding-model": "embedding-model",
+    "--embedding-model-lib": "embedding-model-lib",
+    "--speculative-mode": "speculative-mode",
+    "--prefix-cache-mode": "prefix-cache-mode",
+    "--prefill-mode": "prefill-mode",
+    "--overrides": "overrides",
+    "--enable-tracing": "tracing",
+    "--host": "host",
+    "--port": "port",
+    "--api-key": "api-key",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerConfig:
+    """What to serve and how. Frozen; every value is checked when the object is made.
+
+    Parameters
+    ----------
+    engine
+        ``mlc``, ``mock``, ``sim`` or ``external``. None means ``external`` when `url` is given,
+        else ``mlc``.
+    url
+        Base URL of a server that is already there, without ``/v1``.
+    model
+        Model directory or ``HF://org/name``, passed to the server as it is: it is the id that
+        the server lists. A relative path starts from `cwd`.
+    model_lib
+        Compiled model library. None: the server compiles one just in time.
+    device
+        ``auto``, ``cuda``, ``cuda:1``, ``cpu`` … or a ``tvm.runtime.Device``.
+    mode
+        ``local``, ``interactive`` or ``server``.
+    engine_config
+        Our `EngineConfig` or upstream's.
+    overrides
+        ``"max_num_sequence=4;opt=O2"`` or a mapping. Kept as a mapping.
+    additional_models
+        Paths, or pairs of path and library.
+    embedding_model, embedding_model_lib
+        Both or neither.
+    speculative_mode, prefix_cache_mode, prefill_mode
+        None leaves upstream's default.
+    enable_debug, enable_tracing
+        The server's debug endpoints and event trace.
+    host
+        Address that the server binds.
+    port
+        ``"auto"``: the server chooses, else a number. Default: ``"auto"``.
+    api_key
+        Key that the server asks for under ``/v1``.
+    args
+        Further arguments for the server's command line, passed on as they are.
+    env
+        Further environment variables of the server.
+    python
+        Interpreter that has ``mlc_llm``. Default: the running one.
+    cwd
+        Working directory of the server. Default: the caller's.
+    ready
+        ``generate`` (one generated token) or ``http`` (``GET /v1/models`` alone).
+    startup_timeout
+        Time limit of a start, in seconds. Default: 120, upstream's.
+    stop_timeout
+        Time limit of an orderly stop, in seconds; 0 kills at once, as upstream does. Default: 10.
+    log_dir
+        Directory for logs. Default: private and temporary.
+    log_live
+        Copy the log to the terminal as it comes.
+    origins
+        Where each field was set, for error messages; not part of the comparison.
+
+    Raises
+    ------
+    ConfigError
+        If a value is not valid by itself. All such problems are reported together.
+    """
+
+    engine: str | None = None
+    url: str | None = None
+    model: str | None = None
+    model_lib: str | None = None
+    device: str = "auto"
+    mode: str = "local"
+    engine_config: EngineConfig | None = None
+    overrides: Mapping[str, OverrideValue] = field(default_factory=dict)
+    additional_models: tuple[AdditionalModel, ...] = ()
+    embedding_model: str | None = None
+    embedding_model_lib: str | None = None
+    speculative_mode: str | None = None
+    prefix_cache_mode: str | None = None
+    prefill_mode: str | None = None
+    host: str = "127.0.0.1"
+    port: int | str = "auto"
+    api_key: str | None = field(default=None, repr=False)
+    enable_debug: bool = True
+    enable_tracing: bool = False
+    args: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)
+    python: str | None = None
+    cwd: str | None = None
+    ready: str = "generate"
+    startup_timeout: float = 120.0
+    stop_timeout: float = 10.0
+    log_dir: str | None = None
+    log_live: bool = False
+    origins: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+
+    __hash__ = None  # type: ignore[assignment]  # two fields are mappings: use `key()`
+
+    def __post_init__(self) -> None:
+        problems: list[str] = []
+        for name, convert in CONVERTERS.items():
+            try:
+                object.__setattr__(self, name, convert(getattr(self, name)))
+            except (TypeError, ValueError) as error:
+                problems.append(f"{self.describe(name)}: {error}")
+        if problems:
+            raise ConfigError(problems)
+        if self.engine is None:
+            object.__setattr__(self, "engine", "external" if self.url else "mlc")
+        if self.engine_config is not None:
+            object.__setattr__(self, "engine_config", as_engine_config(self.engine_config))
+
+    @classmethod
+    def from_given(cls, given: Mapping[str, Given], *, cwd: str) -> ServerConfig:
+        """Build the configuration from what was set on the command line and elsewhere.
+
+        Parameters
+        ----------
+        given
+            Result of `pytest_mlc_server.options.collect`.
+        cwd
+            The server's working directory.
+
+        Raises
+        ------
+        ConfigError
+            With all values that cannot be read.
+        """
+        values: dict[str, Any] = {}
+        problems: list[str] = []
+        for one in given.values():
+            name = one.setting.field
+            if name is None:
+                continue
+            try:
+                values[name] = CONVERTERS[name](read(one, cwd))
+            except ValueError as error:
+                problems.append(f"{written(one)}: {error}")
+        if problems:
+            raise ConfigError(problems)
+        origins = {one.setting.field: one.source for one in given.values() if one.setting.field}
+        return cls(**values, cwd=cwd, origins=origins)
+
+    def replace(self, **changes: Any) -> ServerConfig:
+        """Return a copy with some fields changed.
+
+        Raises
+        ------
+        ConfigError
+            If there is no such field, or a value is not valid.
+        """
+        unknown = [name for name in changes if name not in _FIELDS]
+        if unknown:
+            raise ConfigError(
+                [
+                    f"{name} = {changes[name]!r}: ServerConfig has no such field"
+                    + nearest(name, _FIELDS)
+                    for name in unknown
+                ]
+            )
+        if changes.get("url") is not None:
+            changes.setdefault("engine", None)  # a URL implies the engine
+        origins = {k: v for k, v in self.origins.items() if k not in changes}
+        return dataclasses.replace(self, **changes, origins=origins)
+
+    def key(self) -> str:
+        """Return a text that is equal for equal configurations."""
+        shown = {f: getattr(self, f) for f in _FIELDS if f != "origins"}
+        return json.dumps(shown, sort_keys=True, default=vars)
+
+    def describe(self, name: str) -> str:
+        """Return a field, its value and where it was set, for an error message."""
+        value = mask(getattr(self, name)) if name == "api_key" else getattr(self, name)
+        if name == "env":
+            value = masked_env(value) if isinstance(value, Mapping) else "(masked)"
+        origin = self.origins.get(name)
+        return f"{name} = {value!r}" + (f" (from {origin})" if origin else "")
+
+    def check(self) -> None:
+        """Check what needs more than one field, still without any I/O.
+
+        Raises
+        ------
+        ConfigError
+            With all contradictions, each naming both places.
+        """
+        __tracebackhide__ = True
+        problems = [*self._engine_problems(), *self._argument_problems()]
+        if (self.embedding_model is None) != (self.embedding_model_lib is None):
+            one, other = "embedding_model", "embedding_model_lib"
+            if self.embedding_model is None:
+                one, other = other, one
+            flag = BY_NAME[other.replace("_", "-")].flag
+            problems.append(f"{self.describe(one)} needs {other} ({flag}) as well")
+        merged = Merged(self)
+        problems += merged.problems
+        if problems:
+            raise ConfigError(problems)
+        changed = self.engine_config.changed() if self.engine_config else {}
+        for name in ("kv_state_kind", "verbose"):
+            if name in changed:
+                warnings.warn(
+                    f"engine_config.{name} = {changed[name]!r} has no effect: `mlc_llm serve` has "
+                    "no flag for it",
+                    stacklevel=3,
+                )
+
+    def _engine_problems(self) -> list[str]:
+        if self.engine == "external":
+            if self.url is None:
+                return [f"{self.describe('engine')}: needs a URL (--mlc-url)"]
+            return []
+        if self.url is not None:
+            already = f"{self.describe('url')} attaches to a server that is already there"
+            return [f"{already}, and {self.describe('engine')} would start one: give one of them"]
+        if self.engine == "mock" and self.model_lib is not None:
+            if not self.model_lib.startswith("mock://"):
+                return [f"{self.describe('model_lib')}: engine 'mock' uses the library mock://echo"]
+            return []
+        if self.engine == "mlc" and self.model is None:
+            return [NOT_CONFIGURED]
+        return []
+
+    def _argument_problems(self) -> list[str]:
+        problems = []
+        for argument in self.args:
+            flag = argument.partition("=")[0]
+            matches = [f for f in SERVE_FLAGS if f == flag]
+            # argparse takes an unambiguous beginning for the flag, so "--por" is a port as well.
+            if not matches and flag.startswith("--") and len(flag) > 2:
+                matches = [f for f in SERVE_FLAGS if f.startswith(flag)]
+            if matches:
+                setting = BY_NAME[SERVE_FLAGS[matches[0]]]
+                problems.append(
+                    f"{self.describe('args')}: {argument!r} would be given twice; "
+                    f"use {setting.flag} ({setting.field}=) for it"
+                    + (f", now {self.describe(setting.field)}" if setting.field else "")
+                )
+        return problems
+
+
+NOT_CONFIGURED = """\
+no MLC server is configured: nothing says what to serve.
+One of these does:
+  --mlc-model dist/Llama-3-8B-Instruct-q4f16_1-MLC   a real model (also: HF://org/name)
+  --mlc-engine mock                                  the real server without weights or GPU
+  --mlc-engine sim                                   the simulator of this package
+  --mlc-url http://127.0.0.1:8000                    a server that is already there
+Each is also an ini key (mlc_model = ...), an environment variable (PYTEST_MLC_MODEL), and a field \
+of the ServerConfig that an overridden fixture mlc_server_config returns."""
+
+
+class Merged:
+    """One value for each thing, from `engine_config`, `overrides` and the flags together.
+
+    Parameters
+    ----------
+    config
+        The configuration.
+
+    Attributes
+    ----------
+    overrides
+        Keys and values for ``--overrides``.
+    flags
+        `speculative_mode`, `prefix_cache_mode` and `prefill_mode`, where they are not at
+        upstream's default.
+    model_lib, additional_models
+        As on the command line.
+    problems
+        Contradictions; each names both places.
+    """
+
+    def __init__(self, config: ServerConfig) -> None:
+        self.problems: list[str] = []
+        self.overrides: dict[str, OverrideValue] = dict(config.overrides)
+        self.flags: dict[str, str] = {}
+        self.model_lib = config.model_lib
+        self.additional_models = config.additional_models
+        for name in ENGINE_FIELD_TO_FLAG:
+            value = getattr(config, name)
+            if value is not None and value != DEFAULTS[name]:
+                self.flags[name] = value
+        if config.engine_config is not None:
+            self._add_engine_config(config, config.engine_config)
+
+    def _add_engine_config(self, config: ServerConfig, engine_config: EngineConfig) -> None:
+        changed = engine_config.changed()
+        for name in ("model", "model_lib", "mode"):
+            self._check_same(config, name, getattr(engine_config, name))
+        if self.model_lib is None:
+            self.model_lib = engine_config.model_lib
+        if engine_config.kv_cache_page_size != 16:
+            self.problems.append(
+                f"engine_config.kv_cache_page_size = {engine_config.kv_cache_page_size!r}: the KV "
+                "cache supports page size 16 only"
+            )
+        for name, key in ENGINE_FIELD_TO_OVERRIDE.items():
+            if name in changed:
+                self._add_override(config, name, key, changed[name])
+        for name in ENGINE_FIELD_TO_FLAG:
+            if name in changed:
+                self._add_flag(config, name, changed[name])
+        models = additional_models(engine_config.additional_models)
+        if models:
+            if self.additional_models and self.additional_models != models:
+                self.problems.append(
+                    f"engine_config.additional_models = {list(models)!r} and "
+                    f"{config.describe('additional_models')} differ: set one of them"
+                )
+            self.additional_models = models
+
+    def _check_same(self, config: ServerConfig, name: str, theirs: object) -> None:
+        ours = getattr(config, name)
+        if theirs is None or ours is None or theirs == ours:
+            return
+        self.problems.append(
+            f"engine_config.{name} = {theirs!r} and {config.describe(name)} differ: set "
+            f"engine_config.{name} to None or to the same"
+        )
+
+    def _add_override(self, config: ServerConfig, name: str, key: str, value: Any) -> None:
+        try:
+            typed = override_value(key, value)
+        except ValueError as error:
+            self.problems.append(f"engine_config.{name} = {value!r}: {error}")
+            return
+        if key in self.overrides and self.overrides[key] != typed:
+            origin = config.origins.get("overrides")
+            self.problems.append(
+                f"engine_config.{name} = {value!r} and {key}={self.overrides[key]} in overrides"
+                + (f" (from {origin})" if origin else "")
+                + " differ: set one of them"
+            )
+        self.overrides[key] = typed
+
+    def _add_flag(self, config: ServerConfig, name: str, value: str) -> None:
+        ours = getattr(config, name)
+        if ours is not None and ours != value:
+            self.problems.append(
+                f"engine_config.{name} = {value!r} and {config.describe(name)} differ: "
+                "set one of them"
+            )
+        self.flags[name] = value
+
+
+_FIELDS = tuple(f.name for f in dataclasses.fields(ServerConfig))
+
+if missing := {s.field for s in SETTINGS if s.field} - set(_FIELDS):  # pragma: no cover
+    raise AssertionError(f"settings without a field: {missing}")

@@ -1,0 +1,237 @@
+"""The engines behind one interface: how each is launched, and what counts as ready.
+
+An engine is never swapped for another silently.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pytest_mlc_server.config import NOT_CONFIGURED, Merged, ServerConfig
+from pytest_mlc_server.errors import ConfigError
+from pytest_mlc_server.process import MARK
+from pytest_mlc_server.values import OverrideValue, mask
+
+#: The simulator's model where none is given.
+SIM_MODEL = "sim-model"
+
+#: The library name that makes the real server echo its prompt, without weights and GPU.
+MOCK_LIBRARY = "mock://echo"
+
+#: Exit code of the simulator when its extra is not installed (``EX_UNAVAILABLE`` of sysexits).
+SIM_NOT_INSTALLED = 69
+
+
+def mock_model() -> str:
+    """Return the model directory (configuration and tokenizer, no weights) that we ship."""
+    return os.path.join(os.path.dirname(__file__), "data", "mock-model")
+
+
+def model_name(config: ServerConfig) -> str | None:
+    """Return the model's string as the server gets it, which is the id that it lists."""
+    if config.model is not None:
+        return config.model
+    return {"mock": mock_model(), "sim": SIM_MODEL}.get(config.engine or "")
+
+
+@dataclass(frozen=True)
+class LaunchPlan:
+    """What the guardian executes, and what it waits for.
+
+    Parameters
+    ----------
+    argv
+        Command line.
+    env
+        Whole environment.
+    cwd
+        Working directory.
+    port
+        Port that the server must bind; 0 if it chooses.
+    model
+        Id that the server must list.
+    api_key
+        Key to ask with.
+    generate
+        Whether one token must come back.
+    """
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+    cwd: str
+    port: int
+    model: str
+    api_key: str | None
+    generate: bool
+
+    @property
+    def command(self) -> str:
+        """The command line for people, without secrets."""
+        shown = list(self.argv)
+        for index, argument in enumerate(shown[:-1]):
+            if argument == "--api-key":
+                shown[index + 1] = mask(shown[index + 1]) or ""
+        return shlex.join(shown)
+
+    def order(self, config: ServerConfig) -> dict[str, Any]:
+        """Return what the guardian must know beside what it executes."""
+        return {
+            "mark": self.env[MARK],
+            "port": self.port,
+            "startup_timeout": config.startup_timeout,
+            "stop_timeout": config.stop_timeout,
+            "expected": {
+                "model": self.model,
+                "api_key": self.api_key,
+                "generate": self.generate,
+            },
+        }
+
+
+def plan(
+    config: ServerConfig, *, extra_env: Mapping[str, str] | None = None, mark: str
+) -> LaunchPlan:
+    """Work out how to launch a server.
+
+    Parameters
+    ----------
+    config
+        A configuration that passed its checks; not `external`.
+    extra_env
+        Environment variables that go before those of the configuration.
+    mark
+        Id of the server's process tree.
+    """
+    model = model_name(config)
+    if model is None:
+        raise ConfigError(NOT_CONFIGURED)
+    port = 0 if config.port == "auto" else int(config.port)
+    return LaunchPlan(
+        argv=(*_program(config), "serve", model, *_flags(config, port)),
+        env=_environment(config, extra_env or {}, mark),
+        cwd=os.path.abspath(config.cwd or os.getcwd()),
+        port=port,
+        model=model,
+        api_key=config.api_key,
+        generate=config.ready == "generate" and not _only_embeds(config, model),
+    )
+
+
+def _program(config: ServerConfig) -> tuple[str, ...]:
+    if config.engine == "sim":
+        # The simulator is part of this package, which need not be installed in `python`.
+        return sys.executable, "-m", "pytest_mlc_server", "sim"
+    return config.python or sys.executable, "-m", "mlc_llm"
+
+
+def _flags(config: ServerConfig, port: int) -> list[str]:
+    merged = Merged(config)
+    library, device = merged.model_lib, config.device
+    if config.engine == "mock":
+        library = library or MOCK_LIBRARY
+        # The mock engine runs on the CPU: looking for a GPU would cost half a minute.
+        device = "cpu" if device == "auto" else device
+    flags: list[str] = []
+    for flag, value, default in (
+        ("--model-lib", library, None),
+        ("--device", device, "auto"),
+        ("--mode", config.mode, "local"),
+        ("--embedding-model", config.embedding_model, None),
+        ("--embedding-model-lib", config.embedding_model_lib, None),
+        ("--speculative-mode", merged.flags.get("speculative_mode"), None),
+        ("--prefix-cache-mode", merged.flags.get("prefix_cache_mode"), None),
+        ("--prefill-mode", merged.flags.get("prefill_mode"), None),
+        ("--overrides", format_overrides(merged.overrides), ""),
+    ):
+        if value is not None and value != default:
+            flags += [flag, value]
+    if merged.additional_models:
+        flags.append("--additional-models")
+        flags += [m if isinstance(m, str) else ",".join(m) for m in merged.additional_models]
+    if config.enable_debug:
+        flags.append("--enable-debug")
+    if config.enable_tracing:
+        flags.append("--enable-tracing")
+    flags += ["--host", config.host, "--port", str(port)]
+    if config.api_key is not None:
+        flags += ["--api-key", config.api_key]
+    return [*flags, *config.args]
+
+
+def format_overrides(overrides: Mapping[str, OverrideValue]) -> str:
+    """Return overrides in the form of ``--overrides``."""
+    return ";".join(f"{key}={value}" for key, value in overrides.items())
+
+
+def _environment(config: ServerConfig, extra: Mapping[str, str], mark: str) -> dict[str, str]:
+    # Unbuffered: the log of a server that is killed must hold what it said until then.
+    return {**os.environ, "PYTHONUNBUFFERED": "1", **config.env, **extra, MARK: mark}
+
+
+def _only_embeds(config: ServerConfig, model: str) -> bool:
+    """Tell whether the model generates no text: its configuration names its task."""
+    path = os.path.join(config.cwd or os.getcwd(), model, "mlc-chat-config.json")
+    try:
+        with open(path, encoding="utf-8") as file:
+            loaded = json.load(file)
+    except (OSError, ValueError):
+        return False
+    return isinstance(loaded, dict) and loaded.get("model_task") == "embedding"
+
+
+# --- what a failed start means -------------------------------------------------------------------
+
+
+def unavailable(config: ServerConfig, returncode: int | None, log: str) -> str | None:
+    """Return why an engine or its hardware is missing, with the remedy; None if neither is.
+
+    Parameters
+    ----------
+    config
+        The configuration.
+    returncode
+        How the server's process ended.
+    log
+        The end of its log.
+    """
+    if returncode is None or returncode < 0:
+        return None
+    if config.engine == "sim":
+        if returncode != SIM_NOT_INSTALLED:
+            return None
+        return (
+            "the simulator is not installed: its extra is missing\n"
+            "Install it: pip install 'pytest-mlc-server[sim]'"
+        )
+    python = config.python or sys.executable
+    if "No module named mlc_llm" in log or "No module named 'mlc_llm'" in log:
+        return (
+            f"engine {config.engine!r} is not installed: {python} has no module mlc_llm\n"
+            "Install MLC LLM from its own wheel index "
+            "(https://llm.mlc.ai/docs/install/mlc_llm.html), point --mlc-python at an "
+            "interpreter that has it, or use the simulator: --mlc-engine sim"
+        )
+    if "Device is not found on your local environment" in log:
+        return (
+            f"device {config.device!r} is not on this machine, or its driver is not\n"
+            "Choose another one with --mlc-device (auto finds what is there), or use the "
+            "simulator: --mlc-engine sim"
+        )
+    return None
+
+
+def hints(argv: Sequence[str], log: str) -> str | None:
+    """Return what to do about a failure that the log explains, if it is a known one."""
+    if "address already in use" in log:
+        return "Another program took the port while the server was loading: use --mlc-port auto."
+    if "unrecognized arguments" in log or "invalid choice" in log:
+        return "The server does not know an argument of its command line: see the command above."
+    if argv[1:3] == ["-m", "mlc_llm"] and "No module named" in log:
+        return "The installation of MLC LLM is incomplete: see the module that the log names."
+    return None

@@ -1,0 +1,85 @@
+"""Every error of this package: what happened, the evidence, and what to do next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class MLCServerError(Exception):
+    """Base class of the errors that this package raises on purpose.
+
+    The text is written for the person who reads it in a red CI run. A test session shows the
+    whole text once; every further test that needs the same server gets `brief` instead.
+    """
+
+    def __init__(self, text: str, *, brief: str | None = None) -> None:
+        super().__init__(text)
+        self.text = text
+        self.brief = brief or text.splitlines()[0]
+        self.reported_by: str | None = None
+        """Node id of the test that showed the whole text, once one did."""
+
+    def __str__(self) -> str:
+        if self.reported_by is None:
+            return self.text
+        return f"{self.brief}\n(tried once for this process; first reported by {self.reported_by})"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Exceptions rebuild themselves from `args` alone, which would lose the keyword arguments
+        # on the way from a multiprocessing worker to its parent.
+        return (_rebuild, (type(self), self.text, self.__dict__.copy()))
+
+
+def _rebuild(kind: type[MLCServerError], text: str, state: dict[str, object]) -> MLCServerError:
+    error = kind.__new__(kind)
+    Exception.__init__(error, text)
+    error.__dict__.update(state)
+    return error
+
+
+class ConfigError(MLCServerError, ValueError):
+    """A configuration that cannot be served; found before anything is started.
+
+    Parameters
+    ----------
+    problems
+        What is wrong: one entry a problem, each naming the setting, its value and where the
+        value came from.
+    """
+
+    def __init__(self, problems: str | Sequence[str]) -> None:
+        self.problems = (problems,) if isinstance(problems, str) else tuple(problems)
+        if len(self.problems) == 1:
+            text = self.problems[0]
+        else:
+            text = f"{len(self.problems)} problems in the configuration of the MLC server:\n"
+            text += "\n".join(f"  - {problem}" for problem in self.problems)
+        super().__init__(text)
+
+
+class StartError(MLCServerError, RuntimeError):
+    """A server that did not become ready. Nothing of it is left running.
+
+    Upstream's `PopenServer.start` raises `RuntimeError` for this, hence the base class.
+    """
+
+    def __init__(
+        self,
+        text: str,
+        *,
+        brief: str | None = None,
+        returncode: int | None = None,
+        log_path: str | None = None,
+    ) -> None:
+        super().__init__(text, brief=brief)
+        self.returncode = returncode
+        """Exit status of the server process, negative for a signal; None if it did not exit."""
+        self.log_path = log_path
+        """The server's log, kept for reading; None where there is none."""
+
+
+class EngineUnavailableError(StartError):
+    """The chosen engine, or the hardware that it needs, is not on this machine.
+
+    `--mlc-unavailable skip` turns this error, and no other, into a skip.
+    """

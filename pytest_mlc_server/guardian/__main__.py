@@ -1,0 +1,10 @@
+"""Entry of the guardian: run as a file by ``python -I -S``, so that no site-packages slow it."""
+
+import sys
+
+if __name__ == "__main__":
+    # Last on the path: nothing beside this package may hide a module of the standard library.
+    sys.path.append(__file__.rpartition("/pytest_mlc_server/")[0])
+    from pytest_mlc_server.guardian.watcher import main
+
+    main(lease=int(sys.argv[1]), psutil_home=sys.argv[2])

@@ -1,0 +1,59 @@
+"""The keeper: starts the server, says when it is ready, and stops it when its leases end."""
+
+from __future__ import annotations
+
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    pass
+
+
+def main(lease: int) -> None:
+    """Run the keeper until nothing of its server is left.
+
+    Parameters
+    ----------
+    lease
+        Descriptor of the first lease's socket. On it comes the order (see `read_order`), then a
+        line of JSON with all that is not needed to execute the server's program.
+    """
+    from pytest_mlc_server.guardian.spawn import SpawnError, spawn
+
+    argv, cwd, log, env = read_order(lease)
+    problem, pid = "", 0
+    try:
+        pid = spawn(argv, env, cwd, log)
+    except SpawnError as error:
+        problem = str(error)
+    # Everything that takes time to import comes from here on, beside the server's own start.
+    from pytest_mlc_server.guardian.loop import Loop
+
+    Loop(lease, pid, log, problem).run()
+
+
+def read_order(lease: int) -> tuple[list[str], str, str, dict[str, str]]:
+    """Read what to execute: a length of four bytes, then fields that end with NUL each.
+
+    JSON would have to be imported first. Command lines and environments cannot hold a NUL.
+    """
+    size = int.from_bytes(_read_exactly(lease, 4), "big")
+    fields = [os.fsdecode(field) for field in _read_exactly(lease, size).split(b"\0")]
+    count = int(fields[0])
+    argv, (cwd, log), pairs = (
+        fields[1 : count + 1],
+        fields[count + 1 : count + 3],
+        fields[count + 3 :],
+    )
+    env = dict(pair.split("=", 1) for pair in pairs if pair)
+    return argv, cwd, log, env
+
+
+def _read_exactly(descriptor: int, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        chunk = os.read(descriptor, size - len(data))
+        if not chunk:
+            os._exit(0)  # the holder ended before it said what it wanted: nothing was started
+        data += chunk
+    return data

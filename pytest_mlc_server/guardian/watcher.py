@@ -1,0 +1,77 @@
+"""The watcher: the keeper's parent. It ends what a keeper that died has left."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from pytest_mlc_server.guardian import system
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import FrameType
+
+
+def main(lease: int, psutil_home: str) -> None:
+    """Start the keeper and wait for its end.
+
+    Parameters
+    ----------
+    lease
+        Descriptor of the lease's socket.
+    psutil_home
+        Directory to import psutil from.
+    """
+    os.set_inheritable(lease, False)
+    sys.path.append(psutil_home)
+    system.become_subreaper()
+    keeper = os.fork()
+    if keeper == 0:
+        status = 1
+        try:
+            from pytest_mlc_server.guardian import keeper as keeper_module
+
+            keeper_module.main(lease)
+            status = 0
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+        finally:
+            # Whatever happened, the watcher's code must not run on in the keeper.
+            os._exit(status)
+    os.close(lease)  # the holder must see the keeper's end of the socket close with the keeper
+    watch(keeper)
+    os._exit(0)
+
+
+def watch(keeper: int) -> None:
+    """Wait until the keeper has ended in any way, then end all that it left."""
+    import signal
+
+    def pass_on(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        # Somebody who means "stop" and finds this process means the server.
+        try:
+            os.kill(keeper, number)
+        except ProcessLookupError:
+            pass
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, pass_on)
+    while os.waitpid(-1, 0)[0] != keeper:
+        pass
+    end_leftovers()
+
+
+def end_leftovers() -> None:
+    """Kill everything that the kernel handed to this process, until there is nothing."""
+    import time
+
+    while True:
+        try:
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        except ChildProcessError:
+            return
+        from pytest_mlc_server import process
+
+        process.kill(process.descendants(os.getpid()))
+        time.sleep(0.005)

@@ -1,0 +1,200 @@
+"""The holder's side of the guardian: start it, hold it, hear its news, let it go.
+
+The guardian stops its server when the lease's socket closes or its holder's process ends, in
+whatever way. A lease therefore needs no clean-up to be safe; clean-up only makes the end orderly.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import os
+import select
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pytest_mlc_server import logs, process
+
+#: Guardians that were told to stop and not waited for. Kept so that their `Popen` objects are not
+#: collected while they run, which would warn.
+_leaving: list[subprocess.Popen[bytes]] = []
+
+
+class GuardianLostError(Exception):
+    """The guardian ended without a word: it was killed, or it failed."""
+
+
+class Lease:
+    """A guardian of one server, as its holder sees it.
+
+    Parameters
+    ----------
+    argv, env, cwd
+        What the guardian executes: command line, whole environment, working directory.
+    log
+        The server's log.
+    order
+        What else the guardian must know: `mark`, `port`, `expected`, the time limits.
+    """
+
+    def __init__(
+        self,
+        argv: Sequence[str],
+        env: Mapping[str, str],
+        cwd: str,
+        log: str,
+        order: Mapping[str, Any],
+    ) -> None:
+        self.mark: str = order["mark"]
+        self._owner = os.getpid()
+        self._log = log
+        self._inbox = b""
+        self._socket, theirs = socket.socketpair()
+        with theirs:
+            self._guardian = _start_guardian(theirs, log)
+        fields = [str(len(argv)), *argv, cwd, log, *(f"{k}={v}" for k, v in env.items())]
+        record = b"\0".join(os.fsencode(field) for field in fields)
+        me = {"holder": self._owner, "holder_start": process.start_time(self._owner)}
+        try:
+            self._socket.sendall(len(record).to_bytes(4, "big") + record)
+            self._socket.sendall(json.dumps({**order, **me}).encode() + b"\n")
+        except OSError:
+            pass  # the guardian is gone already: the first `next` says so
+
+    @property
+    def mine(self) -> bool:
+        """Whether this process made the lease: a fork of that process holds nothing."""
+        return self._owner == os.getpid()
+
+    def next(self, timeout: float) -> dict[str, Any] | None:
+        """Return the guardian's next message, or None if none comes in time.
+
+        Parameters
+        ----------
+        timeout
+            In seconds; 0 takes only what is there already.
+
+        Raises
+        ------
+        GuardianLostError
+            If the guardian is gone.
+        """
+        deadline = time.monotonic() + timeout
+        while b"\n" not in self._inbox:
+            remaining = max(0.0, deadline - time.monotonic())
+            poll = select.poll()  # not select(): a process with many open files is past its limit
+            poll.register(self._socket, select.POLLIN)
+            if not poll.poll(remaining * 1000):
+                return None
+            data = self._receive()
+            if not data:
+                raise GuardianLostError(self._last_words())
+            self._inbox += data
+        line, _, self._inbox = self._inbox.partition(b"\n")
+        message: dict[str, Any] = json.loads(line)
+        return message
+
+    def stop(self, timeout: float, *, discard: str | None = None) -> None:
+        """Ask the guardian to stop the server.
+
+        Parameters
+        ----------
+        timeout
+            Time limit of the orderly stop, in seconds.
+        discard
+            Directory that the guardian removes afterwards.
+        """
+        message = {"op": "stop", "timeout": timeout, "discard": discard}
+        with contextlib.suppress(OSError):  # gone already: `wait` ends what it may have left
+            self._socket.sendall(json.dumps(message).encode() + b"\n")
+
+    def wait(self, timeout: float) -> dict[str, Any]:
+        """Wait until the server and the guardian are gone; end what a lost guardian left.
+
+        Parameters
+        ----------
+        timeout
+            In seconds; a guardian that needs longer is killed, and what it left too.
+
+        Returns
+        -------
+        dict
+            The guardian's last message; empty if there was none.
+        """
+        deadline = time.monotonic() + timeout
+        message: dict[str, Any] | None = None
+        try:
+            while message is None or message["event"] != "stopped":
+                message = self.next(max(0.0, deadline - time.monotonic()))
+                if message is None:
+                    break
+        except GuardianLostError:
+            message = None
+            self.sweep()
+        self._socket.close()
+        try:
+            self._guardian.wait(max(1.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            self._guardian.kill()
+            self._guardian.wait()
+            self.sweep()
+        words = _words_path(self._log)
+        if logs.size(words) == 0:
+            with contextlib.suppress(OSError):
+                os.unlink(words)
+        return message or {}
+
+    def leave(self) -> None:
+        """Close the lease without waiting for the end of anything."""
+        self._socket.close()
+        if self.mine and self._guardian.poll() is None:
+            _leaving.append(self._guardian)
+
+    def sweep(self) -> None:
+        """Kill whatever carries the server's mark: the last belt, when the guardian is gone."""
+        while found := process.marked(self.mark):
+            process.kill(found)
+            time.sleep(0.005)
+
+    def _receive(self) -> bytes:
+        try:
+            return self._socket.recv(65536)
+        except OSError:
+            return b""
+
+    def _last_words(self) -> str:
+        try:
+            with open(_words_path(self._log), encoding="utf-8", errors="replace") as file:
+                return file.read()[-2000:].strip()
+        except OSError:
+            return ""
+
+
+def _words_path(log: str) -> str:
+    return f"{log.removesuffix('.log')}.guardian.log"
+
+
+def _start_guardian(lease: socket.socket, log: str) -> subprocess.Popen[bytes]:
+    psutil = importlib.util.find_spec("psutil")
+    psutil_home = os.path.dirname(os.path.dirname((psutil and psutil.origin) or ""))
+    entry = os.path.join(os.path.dirname(__file__), "guardian", "__main__.py")
+    words = os.open(_words_path(log), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-I", "-S", entry, str(lease.fileno()), psutil_home],
+            stdin=subprocess.DEVNULL,
+            # Never pytest's own: whoever waits for the end of pytest's output would wait for the
+            # guardian's end too.
+            stdout=words,
+            stderr=words,
+            cwd="/",
+            pass_fds=[lease.fileno()],
+            start_new_session=True,
+        )
+    finally:
+        os.close(words)

@@ -1,0 +1,157 @@
+"""The server's log: its tail, the part that belongs to a test, the line that says it died."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+
+#: What uvicorn writes once its socket listens.
+RUNNING = re.compile(r"Uvicorn running on https?://\S+")
+
+# The engine runs in a thread of the server. When that thread dies the process lives on, and waits
+# for ever. Python's own hook for such threads writes these lines.
+_THREAD_DIED = re.compile(r"^Exception in thread Thread-\d+")
+_LAST_LINE = re.compile(r"^[A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit)\b")
+
+_ESCAPES = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
+
+
+def plain(text: str) -> str:
+    """Return a text without terminal colours and without characters that a report cannot hold."""
+    text = _ESCAPES.sub("", text).replace("\r\n", "\n")
+    return "".join(c if c >= " " or c in "\n\t" else "?" for c in text)
+
+
+def size(path: str) -> int:
+    """Return the size of a log in bytes, 0 if there is none."""
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return 0
+
+
+def read(path: str, start: int = 0, end: int | None = None, limit: int = 1 << 20) -> str:
+    """Return a part of a log, decoded; of a longer part than `limit` bytes, its end."""
+    try:
+        with open(path, "rb") as file:
+            stop = size(path) if end is None else end
+            skipped = max(0, stop - start - limit)
+            file.seek(start + skipped)
+            data = file.read(max(0, stop - start - skipped))
+    except OSError:
+        return ""
+    text = data.decode("utf-8", "replace")
+    if skipped:
+        text = f"[{skipped} bytes left out]\n" + text.partition("\n")[2]
+    return plain(text)
+
+
+def tail(path: str, lines: int = 30) -> str:
+    """Return the last lines of a log."""
+    return "\n".join(read(path, limit=64 * 1024).rstrip().splitlines()[-lines:])
+
+
+class StartReader:
+    """Reads the log of a starting server as it grows, from the guardian.
+
+    Attributes
+    ----------
+    running
+        Whether uvicorn said that it listens.
+    died
+        What the dead engine said, all its lines; empty while no engine died.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.running = False
+        self.died = ""
+        self._path = path
+        self._offset = 0
+        self._rest = b""
+        self._in_traceback = False
+        self._message: list[str] = []
+
+    def read(self) -> bool:
+        """Read what is new; tell whether there was anything."""
+        try:
+            with open(self._path, "rb") as file:
+                file.seek(self._offset)
+                data = file.read(1 << 20)
+        except OSError:
+            return False
+        self._offset += len(data)
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        self._rest = self._rest[-65536:]  # a server that never ends its line must not fill us
+        for line in lines:
+            self._line(plain(line.decode("utf-8", "replace")).rstrip())
+        return bool(data)
+
+    def _line(self, line: str) -> None:
+        if RUNNING.search(line):
+            self.running = True
+        if _THREAD_DIED.match(line):
+            self._in_traceback, self._message = True, []
+        elif self._in_traceback and not self._message:
+            if _LAST_LINE.match(line):
+                self._message.append(line)
+        elif self._message and len(self._message) < 50:
+            self._message.append(line)
+        self.died = "\n".join(self._message).strip()
+
+
+class LiveLog:
+    """Copies a log to a terminal as it grows.
+
+    Parameters
+    ----------
+    path
+        The log.
+    output
+        Descriptor to write to.
+    prefix
+        What each line begins with.
+    """
+
+    EVERY = 0.05  # seconds
+
+    def __init__(self, path: str, output: int, prefix: str) -> None:
+        self._path = path
+        self._output = output
+        self._prefix = prefix.encode()
+        self._offset = 0
+        self._rest = b""
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="mlc-log-live", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Copy what is left, and end."""
+        self._closing.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._closing.wait(self.EVERY):
+            self._copy()
+        self._copy()
+        if self._rest:
+            self._write([self._rest])
+
+    def _copy(self) -> None:
+        try:
+            with open(self._path, "rb") as file:
+                file.seek(self._offset)
+                data = file.read()
+        except OSError:
+            return
+        self._offset += len(data)
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        self._write(lines)
+
+    def _write(self, lines: list[bytes]) -> None:
+        data = b"".join(self._prefix + line + b"\n" for line in lines)
+        while data:
+            try:
+                data = data[os.write(self._output, data) :]
+            except OSError:  # the terminal is gone
+                return

@@ -1,0 +1,211 @@
+"""What a test run shows of its servers: header, failure sections, summary, properties."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_mlc_server import logs
+from pytest_mlc_server.engines import model_name
+from pytest_mlc_server.errors import MLCServerError
+from pytest_mlc_server.process import describe_exit
+
+if TYPE_CHECKING:
+    from pytest_mlc_server.pool import ServerPool
+    from pytest_mlc_server.server import PopenServer
+    from pytest_mlc_server.session import Session
+
+#: Lines of a server's log that a failing test shows at most.
+SHOWN_LINES = 100
+
+#: Fixture that all our server fixtures ask for.
+FACTORY = "mlc_server_factory"
+
+
+def header(session: Session) -> str:
+    """Return the line of the run's header."""
+    config = session.config
+    model = model_name(config) or ("what it serves" if config.url else "not configured")
+    if config.engine == "external":
+        return f"mlc-server: engine external, {config.url}, model {model}, scope worker"
+    return (
+        f"mlc-server: engine {config.engine}, model {model}, device {config.device}, "
+        f"port {config.port}, scope worker"
+    )
+
+
+def server_line(server: PopenServer, worker: str | None) -> str:
+    """Return the line of a server in the summary."""
+    where = f"{worker}: " if worker else ""
+    line = f"{where}{server.engine} {server.model!r}, device {server.device}, {server.base_url}"
+    if server.startup_seconds is not None:
+        line += f", ready after {server.startup_seconds:.2f} s"
+    # Stopped by us, a server ends as the signal says: only another end is news.
+    if server.died:
+        line += f", DIED DURING THE RUN: {describe_exit(server.returncode)}"
+    if server.log_path is not None:
+        line += f", log {server.log_path}"
+    return line
+
+
+class TestWatch:
+    """Watches the tests of a process that has servers; registered with the first server.
+
+    Parameters
+    ----------
+    session
+        The plugin's session.
+    pool
+        Its servers.
+    """
+
+    __test__ = False  # not a test class, whatever its name
+
+    def __init__(self, session: Session, pool: ServerPool) -> None:
+        self._session = session
+        self._pool = pool
+        self._starts: dict[str, int] = {}
+        self._shown: dict[str, int] = {}
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_logstart(self) -> None:
+        """Remember where each log stands when a test begins."""
+        self._starts = {path: logs.size(path) for path in self._paths()}
+        self._shown = {}
+
+    def pytest_keyboard_interrupt(self) -> None:
+        """Leave the servers' end to their guardians: who pressed Ctrl-C does not want to wait."""
+        self._session.hurry = True
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """Add the server's log to a failing test, and tell whether the test reached a server."""
+        report = yield
+        if report.failed:
+            self._pool.keep_logs = True
+            self._add_logs(item, report)
+        if report.when == "call" and not report.skipped and self._reached(item):
+            # An attribute of its own travels from an xdist worker to the controller.
+            report.__dict__["mlc_reached"] = True
+        error = call.excinfo.value if call.excinfo is not None else None
+        if isinstance(error, MLCServerError) and error.reported_by is None:
+            error.reported_by = item.nodeid
+        return report
+
+    def _paths(self) -> Iterable[str]:
+        return [server.log_path for server in self._pool.history if server.log_path is not None]
+
+    def _start(self, path: str) -> int:
+        return self._starts.get(path, self._pool.ready_at.get(path, 0))
+
+    def _reached(self, item: pytest.Item) -> bool:
+        if not self._pool.history:
+            return False
+        if FACTORY in getattr(item, "fixturenames", ()):
+            return True
+        return any(logs.size(path) > self._start(path) for path in self._paths())
+
+    def _add_logs(self, item: pytest.Item, report: pytest.TestReport) -> None:
+        for server in self._pool.history:
+            path = server.log_path
+            if path is None:
+                continue
+            start = max(self._start(path), self._shown.get(path, 0))
+            self._shown[path] = end = logs.size(path)
+            text = shortened(logs.read(path, start, end), path)
+            if not text:
+                continue
+            report.sections.append((f"mlc server log ({server.engine}, {server.base_url})", text))
+            property_ = ("mlc_server_log", text)
+            item.user_properties.append(property_)
+            report.user_properties.append(property_)
+
+
+def shortened(text: str, path: str) -> str:
+    """Return the last lines of a part of a log, with a word about those left out."""
+    lines = text.rstrip("\n").splitlines()
+    if len(lines) > SHOWN_LINES:
+        left_out = len(lines) - SHOWN_LINES
+        lines = [f"[{left_out} lines left out; all of them: {path}]", *lines[-SHOWN_LINES:]]
+    return "\n".join(lines)
+
+
+class Requirement:
+    """Counts the tests that reached a server, and fails a run with too few of them.
+
+    Parameters
+    ----------
+    session
+        The plugin's session, with `require` above 0.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._reached: set[str] = set()
+        self._text = ""
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Count; with xdist the controller gets the reports of all workers."""
+        if getattr(report, "mlc_reached", False):
+            self._reached.add(report.nodeid)
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Fail the run if fewer tests reached a server than required."""
+        wanted, reached = self._session.require, len(self._reached)
+        if reached >= wanted or session.config.option.collectonly:
+            return
+        source = self._session.given["require"].source
+        self._text = (
+            f"{reached} tests reached an MLC server, and {wanted} must (require = {wanted}, "
+            f"from {source}): the run fails"
+        )
+        if session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Say why the run failed."""
+        if self._text:
+            terminalreporter.write_line(f"ERROR: {self._text}", red=True)
+
+
+class Summary:
+    """Collects the servers of all processes of a run, for the lines at its end.
+
+    Parameters
+    ----------
+    session
+        The plugin's session.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._lines: list[str] = []
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """In a worker, hand the lines to the controller."""
+        output = getattr(session.config, "workeroutput", None)
+        if output is not None:
+            output["mlc_servers"] = self._own_lines()
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """In the controller, take the lines of a worker that ended."""
+        self._lines += getattr(node, "workeroutput", {}).get("mlc_servers", [])
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Show what was started."""
+        lines = [*self._lines, *self._own_lines()]
+        if lines and terminalreporter.verbosity >= 0:
+            terminalreporter.section("mlc servers")
+            for line in lines:
+                terminalreporter.write_line(line)
+
+    def _own_lines(self) -> list[str]:
+        pool = self._session.pool
+        if pool is None:
+            return []
+        return [server_line(server, self._session.worker) for server in pool.history]

@@ -1,0 +1,119 @@
+"""``with``: a server around any command, without pytest."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from types import FrameType
+
+from pytest_mlc_server import options, preflight
+from pytest_mlc_server.config import ServerConfig
+from pytest_mlc_server.errors import ConfigError, MLCServerError
+from pytest_mlc_server.server import PopenServer
+
+#: Exit codes: wrong settings (as argparse), no server (``EX_UNAVAILABLE``), no such command (as
+#: in shells).
+WRONG_USE, NO_SERVER, NO_COMMAND = 2, 69, 127
+
+
+def main(argv: Sequence[str]) -> int:
+    """Start a server, run a command that finds it in its environment, stop the server.
+
+    Parameters
+    ----------
+    argv
+        Settings, ``--``, and the command.
+
+    Returns
+    -------
+    int
+        The command's exit code, 128 + N if signal N ended it.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m pytest_mlc_server with",
+        description="Start a server, run a command with the server in its environment, stop it. "
+        "Settings come from flags and from the environment (PYTEST_MLC_MODEL, ...).",
+        usage="%(prog)s [settings] -- command [argument ...]",
+        allow_abbrev=False,
+    )
+    options.add_arguments(parser)
+    split = argv.index("--") if "--" in argv else len(argv)
+    parsed = parser.parse_args(argv[:split])
+    command = list(argv[split + 1 :])
+    if not command:
+        parser.error("give the command to run after --")
+    try:
+        server = PopenServer.from_config(_config(parsed))
+        _stop_on_signals()
+        server.start()
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return WRONG_USE
+    except MLCServerError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return NO_SERVER
+    with _terminating(server):
+        print(f"mlc server: {server!r}", file=sys.stderr, flush=True)
+        return _run(command, server.env())
+
+
+class _terminating:  # noqa: N801 - reads as a phrase
+    """Stop a server that was started elsewhere, at the end of a block."""
+
+    def __init__(self, server: PopenServer) -> None:
+        self._server = server
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self._server.keep_log = self._server.keep_log or kind is not None
+        self._server.terminate()
+        if self._server.log_path:
+            print(f"mlc server: log {self._server.log_path}", file=sys.stderr)
+
+
+def _config(parsed: argparse.Namespace) -> ServerConfig:
+    def from_flags(setting: options.Setting) -> tuple[object, str] | None:
+        value = getattr(parsed, setting.key, None)
+        return None if value is None else (value, f"{setting.flag} on the command line")
+
+    cwd = os.getcwd()
+    given = options.collect(from_flags, os.environ, lambda _: None, cwd)
+    config = ServerConfig.from_given(given, cwd=cwd)
+    problems = preflight.override_problems(config)
+    if problems:
+        raise ConfigError(problems)
+    return config
+
+
+def _stop_on_signals() -> None:
+    """Make SIGTERM and SIGHUP end this process as Ctrl-C does: with the server stopped."""
+
+    def leave(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        raise SystemExit(128 + number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, leave)
+
+
+def _run(command: Sequence[str], environment: dict[str, str]) -> int:
+    try:
+        process = subprocess.Popen(command, env={**os.environ, **environment})
+    except OSError as error:
+        print(f"error: cannot run {command[0]}: {error.strerror}", file=sys.stderr)
+        return NO_COMMAND
+    while True:
+        try:
+            code = process.wait()
+        except KeyboardInterrupt:
+            continue  # the terminal sent it to the command as well: its end is what counts
+        except SystemExit:
+            process.terminate()
+            process.wait()
+            raise
+        return code if code >= 0 else 128 - code

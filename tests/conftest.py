@@ -1,0 +1,98 @@
+"""What the tests share: the stand-in server, and waiting for events under a watchdog."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from pytest_mlc_server import PopenServer, engines
+
+STANDIN = Path(__file__).parent / "standin"
+
+#: No test waits longer than this for an event that must come, in seconds. Generous: only a defect
+#: reaches it.
+WATCHDOG = 60.0
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs the real mlc_llm where there is none."""
+    if importlib.util.find_spec("mlc_llm") is not None:
+        return
+    for item in items:
+        if item.get_closest_marker("mlc_real"):
+            item.add_marker(pytest.mark.skip(reason="mlc_llm cannot be imported here"))
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the settings of whoever runs these tests out of the runs that the tests start."""
+    for name in list(os.environ):
+        if name.startswith(("PYTEST_MLC_", "MLC_SERVE_", "PYTEST_ADDOPTS", "PYTEST_XDIST_")):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def model_dir() -> str:
+    """A model directory without weights: configuration and tokenizer."""
+    return engines.mock_model()
+
+
+def standin_env(*words: str) -> dict[str, str]:
+    """Return the environment in which ``python -m mlc_llm`` is the stand-in, with its orders."""
+    return {"PYTHONPATH": str(STANDIN), "STANDIN": " ".join(words)}
+
+
+@pytest.fixture
+def standin(model_dir: str) -> Iterator[Callable[..., PopenServer]]:
+    """Make servers (not started) whose ``mlc_llm`` is the stand-in; stop them after the test.
+
+    Positional arguments are orders for the stand-in, keyword arguments those of `PopenServer`.
+    """
+    made: list[PopenServer] = []
+
+    def make(*words: str, **options: Any) -> PopenServer:
+        options.setdefault("port", "auto")
+        options.setdefault("startup_timeout", WATCHDOG)
+        environment = {**standin_env(*words), **options.pop("env", {})}
+        server = PopenServer(options.pop("model", model_dir), env=environment, **options)
+        made.append(server)
+        return server
+
+    yield make
+    for server in made:
+        server.terminate()
+
+
+def await_(condition: Callable[[], Any], what: str) -> Any:
+    """Wait until a condition holds and return its value; fail when the watchdog ends."""
+    deadline = time.monotonic() + WATCHDOG
+    while not (value := condition()):
+        if time.monotonic() > deadline:
+            pytest.fail(f"waited {WATCHDOG:g} s in vain: {what}")
+        time.sleep(0.005)
+    return value
+
+
+def await_gone(pid: int) -> None:
+    """Wait until a process has ended; a zombie has."""
+
+    def gone() -> bool:
+        try:
+            return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return True
+
+    await_(gone, f"the end of process {pid}")
+
+
+def await_text(path: Path) -> str:
+    """Wait for a file that is written whole or not at all, and return what it says."""
+    await_(path.exists, f"the file {path}")
+    return path.read_text()
