@@ -1,4 +1,4 @@
-"""This repository's own tests, set up through the public plugin like anybody else's."""
+"""The tests of this repository, set up through the public plugin like anybody else's."""
 
 from __future__ import annotations
 

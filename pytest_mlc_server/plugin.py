@@ -159,7 +159,8 @@ def _open_pool(config: pytest.Config, session: Session) -> ServerPool:
             pool = session.open_pool(os.dup(2))  # the terminal, not what capture puts in its place
     else:
         pool = session.open_pool(2)
-    config.pluginmanager.register(reporting.TestWatch(session, pool), "mlc-server-tests")
+    if not config.pluginmanager.has_plugin("mlc-server-tests"):
+        config.pluginmanager.register(reporting.TestWatch(session, pool), "mlc-server-tests")
     return pool
 
 

@@ -147,7 +147,7 @@ def _directory_problems(config: ServerConfig) -> list[str]:
     if config.cwd is not None and not os.path.isdir(config.cwd):
         problems.append(f"{config.describe('cwd')}: there is no such directory")
     if config.log_dir is not None:
-        directory = os.path.abspath(config.log_dir)
+        directory = os.path.abspath(_in_cwd(config, config.log_dir))
         while not os.path.exists(directory):  # it is made with the first server
             directory = os.path.dirname(directory)
         if not os.path.isdir(directory) or not os.access(directory, os.W_OK | os.X_OK):

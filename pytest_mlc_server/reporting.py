@@ -200,9 +200,10 @@ class Summary:
         """Show what was started."""
         lines = [*self._lines, *self._own_lines()]
         if lines and terminalreporter.verbosity >= 0:
+            terminalreporter.ensure_newline()
             terminalreporter.section("mlc servers")
             for line in lines:
-                terminalreporter.write_line(line)
+                terminalreporter.line(line)
 
     def _own_lines(self) -> list[str]:
         pool = self._session.pool

@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 #: How much longer than its own time limits the guardian may take before it is given up, seconds.
 GUARDIAN_GRACE = 15.0
 
+NOT_ON_WINDOWS = """\
+this package cannot start servers on Windows: its guardian needs POSIX process groups and sockets
+Start the server in WSL or on another machine, and attach to it with --mlc-url."""
+
 
 class PopenServer:
     """An MLC LLM server, owned by a guardian process that ends it when its holder ends.
@@ -252,6 +256,8 @@ class PopenServer:
             if self.config.engine == "external":
                 self._attach()
                 return
+            if os.name == "nt":
+                raise StartError(NOT_ON_WINDOWS)
             preflight.check(self.config)
             plan = engines.plan(self.config, extra_env=extra_env, mark=uuid.uuid4().hex)
             self._begin()
@@ -441,12 +447,12 @@ class PopenServer:
                 self._temporary = tempfile.mkdtemp(prefix="pytest-mlc-server-")
             directory = self._temporary
         else:
+            # From the configured directory, not from where a test has moved to since.
+            directory = os.path.abspath(os.path.join(self.config.cwd or "", directory))
             os.makedirs(directory, exist_ok=True)
         # A name of this process's own: workers and runs share a directory.
         for number in itertools.count(1):
-            path = os.path.join(
-                os.path.abspath(directory), f"{self._name}-{os.getpid()}-{number}.log"
-            )
+            path = os.path.join(directory, f"{self._name}-{os.getpid()}-{number}.log")
             try:
                 os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
             except FileExistsError:

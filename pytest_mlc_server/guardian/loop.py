@@ -245,21 +245,25 @@ class Loop:
         outcome: Callable[[], None] = self._not_yet
         for address in addresses:
             remaining = self._order["startup_timeout"] - (time.monotonic() - self.started)
+            url = f"http://{_url_host(address[0])}:{address[1]}"
+            progress = _bind(self._note, url)
             try:
-                usage = probe.probe(address, self._order["expected"], remaining)
+                usage = probe.probe(address, self._order["expected"], remaining, progress)
             except probe.NotYetError as error:
-                self._last_answer = str(error)
+                progress(str(error))
             except probe.NeverError as error:
-                text = f"http://{_url_host(address[0])}:{address[1]}: {error}"
-                outcome = _bind(self._fail, "refused", text)
+                outcome = _bind(self._fail, "refused", f"{url}: {error}")
             else:
                 outcome = _bind(self._ready, address, usage)
                 break
         self._outcomes.put(outcome)
         self._wake.send(b"!")
 
+    def _note(self, url: str, text: str) -> None:
+        self._last_answer = f"{url}: {text}"
+
     def _not_yet(self) -> None:
-        pass
+        """Look again."""
 
     def _ready(self, address: tuple[str, int], usage: dict[str, Any]) -> None:
         self.state = READY
@@ -315,8 +319,9 @@ class Loop:
         self.finished = True
 
 
-def _bind(function: Callable[..., None], *args: object) -> Callable[[], None]:
-    return lambda: function(*args)
+def _bind(function: Callable[..., None], *args: object) -> Callable[..., None]:
+    # `functools.partial` would be one import more in a process that is to stay small.
+    return lambda *more: function(*args, *more)
 
 
 def _reachable(ip: str, port: int) -> tuple[str, int]:

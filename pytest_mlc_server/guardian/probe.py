@@ -10,6 +10,7 @@ USER_AGENT = "pytest-mlc-server-probe"
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any, TypedDict
 
     class Expected(TypedDict):
@@ -28,7 +29,12 @@ class NeverError(Exception):
     """The server answers, and what it answers will not change."""
 
 
-def probe(address: tuple[str, int], expected: Expected, remaining: float) -> dict[str, Any]:
+def probe(
+    address: tuple[str, int],
+    expected: Expected,
+    remaining: float,
+    progress: Callable[[str], None],
+) -> dict[str, Any]:
     """Ask for the list of models, and for one token.
 
     Parameters
@@ -39,6 +45,8 @@ def probe(address: tuple[str, int], expected: Expected, remaining: float) -> dic
         What it must answer.
     remaining
         Seconds until the start's time limit.
+    progress
+        Told what is waited for, for the case that nothing more comes.
 
     Returns
     -------
@@ -50,6 +58,7 @@ def probe(address: tuple[str, int], expected: Expected, remaining: float) -> dic
     NotYetError, NeverError
         With what the server answered instead.
     """
+    progress("it listens, but has not answered GET /v1/models")
     # A socket that belongs to the tree need not speak HTTP: the list has a short limit.
     status, body = request(address, "GET", "/v1/models", None, expected, min(5.0, remaining))
     if status != 200:
@@ -61,6 +70,7 @@ def probe(address: tuple[str, int], expected: Expected, remaining: float) -> dic
         )
     if not expected["generate"]:
         return {}
+    progress("it answers GET /v1/models, but has not generated one token (POST /v1/completions)")
     wanted = {"model": expected["model"], "prompt": "Hello", "max_tokens": 1}
     status, body = request(address, "POST", "/v1/completions", wanted, expected, remaining)
     if status != 200:
