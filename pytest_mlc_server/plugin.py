@@ -53,10 +53,12 @@ def _given(config: pytest.Config) -> dict[str, options.Given]:
 
     def from_ini(setting: options.Setting) -> tuple[object, str, str] | None:
         try:
-            value = config.getini(setting.key)
+            value: object = config.getini(setting.key)
         except (TypeError, ValueError, pytest.UsageError) as error:
-            where = config.inipath or "-o on the command line"
-            raise pytest.UsageError(f"{setting.key} in {where}: {error}") from None
+            value = _typed(config, setting)
+            if value is None:
+                where = config.inipath or "-o on the command line"
+                raise pytest.UsageError(f"{setting.key} in {where}: {error}") from None
         if value is None or value == "" or value == []:
             return None
         overridden = getattr(config.option, "override_ini", None) or ()
@@ -66,6 +68,15 @@ def _given(config: pytest.Config) -> dict[str, options.Given]:
         return value, f"{setting.key} in {inipath}", str(inipath.parent if inipath else cwd)
 
     return options.collect(from_cli, os.environ, from_ini, cwd)
+
+
+def _typed(config: pytest.Config, setting: options.Setting) -> object:
+    """Return a number or a text that pytest 9.0 and 9.1 refuse, for want of types in union."""
+    raw = getattr(config, "_inicfg", None) or config.inicfg
+    value = getattr(raw.get(setting.key), "value", None)
+    number = setting.kind in ("port", "seconds", "count")
+    fits = isinstance(value, (int, float)) if number else isinstance(value, str)
+    return value if fits and not isinstance(value, bool) and setting.kind != "flag" else None
 
 
 def _cli_source(config: pytest.Config, setting: options.Setting) -> str:
