@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import ipaddress
 import itertools
 import os
 import shutil
 import tempfile
 import threading
-import uuid
 import warnings
 from collections.abc import Mapping, Sequence
 from types import TracebackType
@@ -259,7 +257,7 @@ class PopenServer:
             if os.name == "nt":
                 raise StartError(NOT_ON_WINDOWS)
             preflight.check(self.config)
-            plan = engines.plan(self.config, extra_env=extra_env, mark=uuid.uuid4().hex)
+            plan = engines.plan(self.config, extra_env=extra_env, mark=os.urandom(16).hex())
             self._begin()
             log = self._new_log()
             lease = Lease(plan.argv, plan.env, plan.cwd, log, plan.order(self.config))
@@ -542,6 +540,8 @@ def _runs(pid: int) -> bool:
 
 
 def _is_address(host: str) -> bool:
+    import ipaddress
+
     try:
         ipaddress.ip_address(host)
     except ValueError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import os
 import re
@@ -139,6 +138,8 @@ def _path(text: str, base: str, cwd: str) -> str:
 
 def nearest(word: str, known: Sequence[str]) -> str:
     """Return a hint at the known word that is nearest, or nothing."""
+    import difflib  # only a mistake needs it
+
     matches = difflib.get_close_matches(word, known, n=1)
     return f"; did you mean {matches[0]!r}?" if matches else ""
 

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 import requests
@@ -17,7 +18,7 @@ from pytest_mlc_server.values import OVERRIDES
 
 pytestmark = [pytest.mark.mlc_real, pytest.mark.timeout(600)]
 
-MOCK = {"engine": "mock", "url": None, "model": None, "model_lib": None}
+MOCK: dict[str, Any] = {"engine": "mock", "url": None, "model": None, "model_lib": None}
 
 
 @pytest.fixture
