@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     int
         The exit code.
     """
-    command, *rest = argv if argv is not None else sys.argv[1:] or ["--help"]
+    command, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
     if command == "sim":
         from pytest_mlc_server.sim.cli import main as sim
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +27,7 @@ from pytest_mlc_server.values import (
     OverrideValue,
     additional_models,
     mask,
+    masked_args,
     masked_env,
     nearest,
     override_value,
@@ -91,7 +92,7 @@ class ServerConfig:
     port
         ``"auto"``: the server chooses, else a number. Default: ``"auto"``.
     api_key
-        Key that the server asks for under ``/v1``.
+        Key that the server asks for under ``/v1``; ``"auto"`` makes a random one.
     args
         Further arguments for the server's command line, passed on as they are.
     env
@@ -103,7 +104,10 @@ class ServerConfig:
     ready
         ``generate`` (one generated token) or ``http`` (``GET /v1/models`` alone).
     startup_timeout
-        Time limit of a start, in seconds. Default: 120, upstream's.
+        Time limit of a start, in seconds. Default: 120, upstream's. A download or a compilation
+        that makes progress begins it anew.
+    startup_limit
+        Time limit of a start that makes progress, in seconds. Default: 1,800.
     stop_timeout
         Time limit of an orderly stop, in seconds; 0 kills at once, as upstream does. Default: 10.
     log_dir
@@ -144,6 +148,7 @@ class ServerConfig:
     cwd: str | None = None
     ready: str = "generate"
     startup_timeout: float = 120.0
+    startup_limit: float = 1800.0
     stop_timeout: float = 10.0
     log_dir: str | None = None
     log_live: bool = False
@@ -216,7 +221,7 @@ class ServerConfig:
         if changes.get("url") is not None:
             changes.setdefault("engine", None)  # a URL implies the engine
         origins = {k: v for k, v in self.origins.items() if k not in changes}
-        return dataclasses.replace(self, **changes, origins=origins)
+        return dataclasses.replace(self, **{"origins": origins, **changes})
 
     def key(self) -> str:
         """Return a text that is equal for equal configurations."""
@@ -226,6 +231,8 @@ class ServerConfig:
     def describe(self, name: str) -> str:
         """Return a field, its value and where it was set, for an error message."""
         value = mask(getattr(self, name)) if name == "api_key" else getattr(self, name)
+        if name == "args" and isinstance(value, tuple):
+            value = tuple(masked_args(value))
         if name == "env":
             value = masked_env(value) if isinstance(value, Mapping) else "(masked)"
         origin = self.origins.get(name)
@@ -287,7 +294,7 @@ class ServerConfig:
             if matches:
                 setting = BY_NAME[SERVE_FLAGS[matches[0]]]
                 problems.append(
-                    f"{self.describe('args')}: {argument!r} would be given twice; "
+                    f"{self.describe('args')}: {flag!r} would be given twice; "
                     f"use {setting.flag} ({setting.field}=) for it"
                     + (f", now {self.describe(setting.field)}" if setting.field else "")
                 )
@@ -356,7 +363,9 @@ class Merged:
         for name in ENGINE_FIELD_TO_FLAG:
             if name in changed:
                 self._add_flag(config, name, changed[name])
-        models = additional_models(engine_config.additional_models)
+        models = self._checked(
+            "additional_models", engine_config.additional_models, additional_models
+        )
         if models:
             if self.additional_models and self.additional_models != models:
                 self.problems.append(
@@ -367,18 +376,16 @@ class Merged:
 
     def _check_same(self, config: ServerConfig, name: str, theirs: object) -> None:
         ours = getattr(config, name)
-        if theirs is None or ours is None or theirs == ours:
-            return
+        if theirs is None or theirs == ours or (ours is None and name == "model_lib"):
+            return  # upstream's rule
         self.problems.append(
             f"engine_config.{name} = {theirs!r} and {config.describe(name)} differ: set "
             f"engine_config.{name} to None or to the same"
         )
 
     def _add_override(self, config: ServerConfig, name: str, key: str, value: Any) -> None:
-        try:
-            typed = override_value(key, value)
-        except ValueError as error:
-            self.problems.append(f"engine_config.{name} = {value!r}: {error}")
+        typed = self._checked(name, value, lambda raw: override_value(key, raw))
+        if typed is None:
             return
         if key in self.overrides and self.overrides[key] != typed:
             origin = config.origins.get("overrides")
@@ -389,7 +396,16 @@ class Merged:
             )
         self.overrides[key] = typed
 
+    def _checked(self, name: str, value: Any, convert: Callable[[Any], Any]) -> Any:
+        try:
+            return convert(value)
+        except (TypeError, ValueError) as error:
+            self.problems.append(f"engine_config.{name} = {value!r}: {error}")
+            return None
+
     def _add_flag(self, config: ServerConfig, name: str, value: str) -> None:
+        if self._checked(name, value, CONVERTERS[name]) is None:
+            return
         ours = getattr(config, name)
         if ours is not None and ours != value:
             self.problems.append(

@@ -9,20 +9,24 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
+from pytest_mlc_server import runtime
 from pytest_mlc_server.config import NOT_CONFIGURED, Merged, ServerConfig
 from pytest_mlc_server.errors import ConfigError
 from pytest_mlc_server.process import MARK
-from pytest_mlc_server.values import OverrideValue, mask
+from pytest_mlc_server.values import OverrideValue, masked_args
 
 #: The simulator's model where none is given.
 SIM_MODEL = "sim-model"
 
 #: The library name that makes the real server echo its prompt, without weights and GPU.
 MOCK_LIBRARY = "mock://echo"
+
+#: The file that runs a module with an API key that stands on no command line.
+KEYED = os.path.join(os.path.dirname(os.path.abspath(__file__)), "keyed.py")
 
 #: Exit code of the simulator when its extra is not installed (``EX_UNAVAILABLE`` of sysexits).
 SIM_NOT_INSTALLED = 69
@@ -52,6 +56,10 @@ class LaunchPlan:
         Whole environment.
     cwd
         Working directory.
+    secret
+        What the server reads from descriptor 3.
+    lock
+        File whose lock reserves the port; empty where the server chooses it.
     port
         Port that the server must bind; 0 if it chooses.
     model
@@ -65,19 +73,21 @@ class LaunchPlan:
     argv: tuple[str, ...]
     env: Mapping[str, str]
     cwd: str
+    secret: str = field(repr=False)
+    lock: str
     port: int
     model: str
-    api_key: str | None
+    api_key: str | None = field(repr=False)
     generate: bool
 
     @property
     def command(self) -> str:
         """The command line for people, without secrets."""
         shown = list(self.argv)
-        for index, argument in enumerate(shown[:-1]):
-            if argument == "--api-key":
-                shown[index + 1] = mask(shown[index + 1]) or ""
-        return shlex.join(shown)
+        if shown[1] == KEYED:
+            shown[1] = "-m"
+            shown.append("--api-key=***")
+        return shlex.join(masked_args(shown))
 
     def order(self, config: ServerConfig) -> dict[str, Any]:
         """Return what the guardian must know beside what it executes."""
@@ -85,6 +95,7 @@ class LaunchPlan:
             "mark": self.env[MARK],
             "port": self.port,
             "startup_timeout": config.startup_timeout,
+            "startup_limit": max(config.startup_limit, config.startup_timeout),
             "stop_timeout": config.stop_timeout,
             "expected": {
                 "model": self.model,
@@ -114,6 +125,8 @@ def plan(
     port = 0 if config.port == "auto" else int(config.port)
     return LaunchPlan(
         argv=(*_program(config), "serve", model, *_flags(config, port)),
+        secret=config.api_key or "",
+        lock=runtime.port_lock(port) if port else "",
         env=_environment(config, extra_env or {}, mark),
         cwd=os.path.abspath(config.cwd or os.getcwd()),
         port=port,
@@ -126,8 +139,14 @@ def plan(
 def _program(config: ServerConfig) -> tuple[str, ...]:
     if config.engine == "sim":
         # The simulator is part of this package, which need not be installed in `python`.
-        return sys.executable, "-m", "pytest_mlc_server", "sim"
-    return config.python or sys.executable, "-m", "mlc_llm"
+        return sys.executable, _runner(config), "pytest_mlc_server", "sim"
+    return config.python or sys.executable, _runner(config), "mlc_llm"
+
+
+def _runner(config: ServerConfig) -> str:
+    # With a key, a file of ours runs the module: the key comes to it over a descriptor, because
+    # every user of the machine can read a command line.
+    return KEYED if config.api_key else "-m"
 
 
 def _flags(config: ServerConfig, port: int) -> list[str]:
@@ -159,8 +178,6 @@ def _flags(config: ServerConfig, port: int) -> list[str]:
     if config.enable_tracing:
         flags.append("--enable-tracing")
     flags += ["--host", config.host, "--port", str(port)]
-    if config.api_key is not None:
-        flags += ["--api-key", config.api_key]
     return [*flags, *config.args]
 
 
@@ -223,15 +240,4 @@ def unavailable(config: ServerConfig, returncode: int | None, log: str) -> str |
             "Choose another one with --mlc-device (auto finds what is there), or use the "
             "simulator: --mlc-engine sim"
         )
-    return None
-
-
-def hints(argv: Sequence[str], log: str) -> str | None:
-    """Return what to do about a failure that the log explains, if it is a known one."""
-    if "address already in use" in log:
-        return "Another program took the port while the server was loading: use --mlc-port auto."
-    if "unrecognized arguments" in log or "invalid choice" in log:
-        return "The server does not know an argument of its command line: see the command above."
-    if argv[1:3] == ["-m", "mlc_llm"] and "No module named" in log:
-        return "The installation of MLC LLM is incomplete: see the module that the log names."
     return None

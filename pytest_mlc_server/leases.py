@@ -20,9 +20,17 @@ from typing import Any
 
 from pytest_mlc_server import logs, process
 
-#: Guardians that were told to stop and not waited for. Kept so that their `Popen` objects are not
-#: collected while they run, which would warn.
+#: Guardians that were not waited for; looked at again, so that they do not stay as zombies.
 _leaving: list[subprocess.Popen[bytes]] = []
+
+
+class _Guardian(subprocess.Popen[bytes]):
+    """A process that may outlive its holder: that is what it is for, and no reason to warn."""
+
+    def __del__(self) -> None:
+        if self.poll() is None:
+            self.returncode = 0
+        super().__del__()
 
 
 class GuardianLostError(Exception):
@@ -40,6 +48,10 @@ class Lease:
         The server's log.
     order
         What else the guardian must know: `mark`, `port`, `expected`, the time limits.
+    secret
+        What the server reads from descriptor 3; empty for nothing.
+    lock
+        File whose lock reserves the port; empty for none.
     """
 
     def __init__(
@@ -49,6 +61,9 @@ class Lease:
         cwd: str,
         log: str,
         order: Mapping[str, Any],
+        *,
+        secret: str = "",
+        lock: str = "",
     ) -> None:
         self.mark: str = order["mark"]
         self._owner = os.getpid()
@@ -57,7 +72,8 @@ class Lease:
         self._socket, theirs = socket.socketpair()
         with theirs:
             self._guardian = _start_guardian(theirs, log)
-        fields = [str(len(argv)), *argv, cwd, log, *(f"{k}={v}" for k, v in env.items())]
+        pairs = (f"{name}={value}" for name, value in env.items())
+        fields = [str(len(argv)), *argv, cwd, log, secret, lock, *pairs]
         record = b"\0".join(os.fsencode(field) for field in fields)
         me = {"holder": self._owner, "holder_start": process.start_time(self._owner)}
         try:
@@ -99,6 +115,11 @@ class Lease:
         message: dict[str, Any] = json.loads(line)
         return message
 
+    def send(self, **message: Any) -> None:
+        """Ask the guardian something; if it is gone, whoever waits for the answer hears of it."""
+        with contextlib.suppress(OSError):
+            self._socket.sendall(json.dumps(message).encode() + b"\n")
+
     def stop(self, timeout: float, *, discard: str | None = None) -> None:
         """Ask the guardian to stop the server.
 
@@ -109,9 +130,7 @@ class Lease:
         discard
             Directory that the guardian removes afterwards.
         """
-        message = {"op": "stop", "timeout": timeout, "discard": discard}
-        with contextlib.suppress(OSError):  # gone already: `wait` ends what it may have left
-            self._socket.sendall(json.dumps(message).encode() + b"\n")
+        self.send(op="stop", timeout=timeout, discard=discard)
 
     def wait(self, timeout: float) -> dict[str, Any]:
         """Wait until the server and the guardian are gone; end what a lost guardian left.
@@ -124,17 +143,17 @@ class Lease:
         Returns
         -------
         dict
-            The guardian's last message; empty if there was none.
+            How the server ended: ``returncode``, ``by``, ``left``; empty if nobody can say.
         """
         deadline = time.monotonic() + timeout
-        message: dict[str, Any] | None = None
+        ended: dict[str, Any] = {}
         try:
-            while message is None or message["event"] != "stopped":
-                message = self.next(max(0.0, deadline - time.monotonic()))
-                if message is None:
+            while (message := self.next(max(0.0, deadline - time.monotonic()))) is not None:
+                if message["event"] == "ended":
+                    ended = message
+                if message["event"] == "stopped":
                     break
         except GuardianLostError:
-            message = None
             self.sweep()
         self._socket.close()
         try:
@@ -147,11 +166,12 @@ class Lease:
         if logs.size(words) == 0:
             with contextlib.suppress(OSError):
                 os.unlink(words)
-        return message or {}
+        return ended
 
     def leave(self) -> None:
         """Close the lease without waiting for the end of anything."""
         self._socket.close()
+        _leaving[:] = [guardian for guardian in _leaving if guardian.poll() is None]
         if self.mine and self._guardian.poll() is None:
             _leaving.append(self._guardian)
 
@@ -185,7 +205,7 @@ def _start_guardian(lease: socket.socket, log: str) -> subprocess.Popen[bytes]:
     entry = os.path.join(os.path.dirname(__file__), "guardian", "__main__.py")
     words = os.open(_words_path(log), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
-        return subprocess.Popen(
+        return _Guardian(
             [sys.executable, "-I", "-S", entry, str(lease.fileno()), psutil_home],
             stdin=subprocess.DEVNULL,
             # Never pytest's own: whoever waits for the end of pytest's output would wait for the

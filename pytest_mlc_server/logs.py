@@ -13,6 +13,33 @@ RUNNING = re.compile(r"Uvicorn running on https?://\S+")
 # for ever. Python's own hook for such threads writes these lines.
 _THREAD_DIED = re.compile(r"^Exception in thread Thread-\d+")
 _LAST_LINE = re.compile(r"^[A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit)\b")
+_OTHER_LINE = re.compile(r"^(?:(?:INFO|WARNING|ERROR|DEBUG|CRITICAL):\s|\[\d|Exception in thread )")
+
+#: What uvicorn writes for each request.
+REQUEST = re.compile(r'^INFO:\s+\S+ - ("[A-Z]+ \S+ HTTP/[\d.]+".*)')
+
+#: Phases of a start, in their usual order, and what the log says at the beginning of each.
+LAUNCHING, DETECTING, DOWNLOADING, COMPILING, LOADING, BINDING = PHASES = (
+    "launching",
+    "detecting devices",
+    "downloading",
+    "compiling",
+    "loading",
+    "binding",
+)
+_PHASE_BEGINS = (
+    (re.compile(r"auto_device\.py:\d+: (?:Found|Not found) device"), DETECTING),
+    (re.compile(r"Downloading model from|\[Git(?: LFS)?\]|Downloaded http"), DOWNLOADING),
+    (re.compile(r"Compiling using commands below"), COMPILING),
+    (
+        re.compile(
+            r"Using (?:library model|cached model lib|compiled model lib)|\[DEBUG\] mock test"
+            r"|The selected engine mode is|cpp/serve/config\.cc"
+        ),
+        LOADING,
+    ),
+    (re.compile(r"Started server process|Waiting for application startup"), BINDING),
+)
 
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 
@@ -52,28 +79,43 @@ def tail(path: str, lines: int = 30) -> str:
     return "\n".join(read(path, limit=64 * 1024).rstrip().splitlines()[-lines:])
 
 
-class StartReader:
-    """Reads the log of a starting server as it grows, from the guardian.
+class LogReader:
+    """Reads the log of a server as it grows, from the guardian.
+
+    Parameters
+    ----------
+    path
+        The log.
+    offset
+        Where to begin, in bytes.
 
     Attributes
     ----------
+    phase
+        What a starting server is doing: one of `PHASES`.
     running
         Whether uvicorn said that it listens.
     died
         What the dead engine said, all its lines; empty while no engine died.
+    last_request
+        The last request that the server logged.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, offset: int = 0) -> None:
+        self.phase = LAUNCHING
         self.running = False
         self.died = ""
+        self.last_request = ""
         self._path = path
-        self._offset = 0
+        self._offset = offset
         self._rest = b""
         self._in_traceback = False
         self._message: list[str] = []
 
     def read(self) -> bool:
         """Read what is new; tell whether there was anything."""
+        if size(self._path) <= self._offset:  # one system call: this runs ten times a second
+            return False
         try:
             with open(self._path, "rb") as file:
                 file.seek(self._offset)
@@ -88,16 +130,33 @@ class StartReader:
         return bool(data)
 
     def _line(self, line: str) -> None:
-        if RUNNING.search(line):
-            self.running = True
-        if _THREAD_DIED.match(line):
-            self._in_traceback, self._message = True, []
-        elif self._in_traceback and not self._message:
+        if _THREAD_DIED.match(line) and not self._message:
+            self._in_traceback = True
+        elif self._in_traceback:
+            self._traceback_line(line)
+        else:
+            self._other_line(line)
+
+    def _traceback_line(self, line: str) -> None:
+        if not self._message:
             if _LAST_LINE.match(line):
                 self._message.append(line)
-        elif self._message and len(self._message) < 50:
+        elif _OTHER_LINE.match(line) or len(self._message) >= 50:
+            self._in_traceback = False
+            self._other_line(line)
+        else:
             self._message.append(line)
         self.died = "\n".join(self._message).strip()
+
+    def _other_line(self, line: str) -> None:
+        if request := REQUEST.match(line):
+            self.last_request = request.group(1)
+            return
+        if RUNNING.search(line):
+            self.running = True
+        for beginning, phase in _PHASE_BEGINS:
+            if beginning.search(line):
+                self.phase = phase
 
 
 class LiveLog:

@@ -215,7 +215,7 @@ SETTINGS: tuple[Setting, ...] = (
         "api-key",
         "str",
         None,
-        "API key that the server asks for; better in PYTEST_MLC_API_KEY",
+        "API key that the server asks for, better in PYTEST_MLC_API_KEY; auto makes a random one",
         field="api_key",
         metavar="KEY",
     ),
@@ -276,6 +276,14 @@ SETTINGS: tuple[Setting, ...] = (
         metavar="SECONDS",
     ),
     Setting(
+        "startup-limit",
+        "seconds",
+        1800.0,
+        "time limit of a start whose download or compilation makes progress, in seconds",
+        field="startup_limit",
+        metavar="SECONDS",
+    ),
+    Setting(
         "stop-timeout",
         "seconds",
         10.0,
@@ -297,6 +305,20 @@ SETTINGS: tuple[Setting, ...] = (
         False,
         "copy the servers' logs to the terminal as they come",
         field="log_live",
+    ),
+    Setting(
+        "restarts",
+        "count",
+        3,
+        "how often a server that died or wedged is started again; 0 fails later tests at once",
+        metavar="N",
+    ),
+    Setting(
+        "reset",
+        "choice",
+        "never",
+        "reset the engine's state (its prefix cache too) before each test or module",
+        choices=("never", "test", "module"),
     ),
     Setting(
         "unavailable",
@@ -442,9 +464,9 @@ def collect(
         if found is not None:
             given[setting.name] = Given(setting, *found, cwd)
             continue
-        text = environ.get(setting.variable)
-        if text:  # an empty variable is how CI systems spell "not set"
-            raw = [line for line in text.split("\n") if line] if setting.repeatable else text
+        text = environ.get(setting.variable, "")
+        raw = [line for line in text.split("\n") if line] if setting.repeatable else text
+        if raw:  # an empty variable is how CI systems spell "not set"
             given[setting.name] = Given(setting, raw, f"{setting.variable} in the environment", cwd)
             continue
         written = ini(setting)

@@ -52,20 +52,19 @@ def _given(config: pytest.Config) -> dict[str, options.Given]:
         return None if value is None else (value, _cli_source(config, setting))
 
     def from_ini(setting: options.Setting) -> tuple[object, str, str] | None:
+        overridden = getattr(config.option, "override_ini", None) or ()
+        if any(str(one).partition("=")[0].strip() == setting.key for one in overridden):
+            source, base = f"-o {setting.key} on the command line", cwd
+        else:
+            inipath = config.inipath
+            source, base = f"{setting.key} in {inipath}", str(inipath.parent if inipath else cwd)
         try:
             value: object = config.getini(setting.key)
         except (TypeError, ValueError, pytest.UsageError) as error:
             value = _typed(config, setting)
             if value is None:
-                where = config.inipath or "-o on the command line"
-                raise pytest.UsageError(f"{setting.key} in {where}: {error}") from None
-        if value is None or value == "" or value == []:
-            return None
-        overridden = getattr(config.option, "override_ini", None) or ()
-        if any(str(one).partition("=")[0].strip() == setting.key for one in overridden):
-            return value, f"-o {setting.key} on the command line", cwd
-        inipath = config.inipath
-        return value, f"{setting.key} in {inipath}", str(inipath.parent if inipath else cwd)
+                raise pytest.UsageError(f"{source}: {error}") from None
+        return None if value is None or value == "" or value == [] else (value, source, base)
 
     return options.collect(from_cli, os.environ, from_ini, cwd)
 
@@ -120,21 +119,27 @@ def pytest_report_header(config: pytest.Config) -> str | None:
     return reporting.header(session)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Check the markers, and have the marked tests ask for their engine first."""
     for item in items:
         marker = item.get_closest_marker("mlc_engine")
         if marker is None:
             continue
-        if not marker.args or marker.kwargs or not set(marker.args) <= set(options.ENGINES):
-            raise pytest.UsageError(
-                f"{item.nodeid}: mark mlc_engine{marker.args!r} names no engine, or an unknown "
-                f"one; there are {', '.join(options.ENGINES)}"
-            )
+        # An xdist worker that ends here is an internal error of xdist: there the test says it.
+        if not hasattr(config, "workerinput"):
+            _check_marker(item, marker)
         names = getattr(item, "fixturenames", None)
         if names is not None:
             # First of all: a test that is skipped must not have started a server before.
             names.insert(0, "_mlc_engine_gate")
+
+
+def _check_marker(item: pytest.Item, marker: pytest.Mark) -> None:
+    if not marker.args or marker.kwargs or not set(marker.args) <= set(options.ENGINES):
+        raise pytest.UsageError(
+            f"{item.nodeid}: mark mlc_engine{marker.args!r} names no engine, or an unknown "
+            f"one; there are {', '.join(options.ENGINES)}"
+        )
 
 
 @pytest.fixture(scope="session")
@@ -167,11 +172,13 @@ def _open_pool(config: pytest.Config, session: Session) -> ServerPool:
     capture = config.pluginmanager.getplugin("capturemanager")
     if session.config.log_live and capture is not None:
         with capture.global_and_fixture_disabled():
-            pool = session.open_pool(os.dup(2))  # the terminal, not what capture puts in its place
+            output = os.dup(2)  # the terminal, not what capture puts in its place
     else:
-        pool = session.open_pool(2)
+        output = 2
+    pool, health = session.open_pool(output)
     if not config.pluginmanager.has_plugin("mlc-server-tests"):
-        config.pluginmanager.register(reporting.TestWatch(session, pool), "mlc-server-tests")
+        watch = reporting.TestWatch(session, pool, health)
+        config.pluginmanager.register(watch, "mlc-server-tests")
     return pool
 
 
@@ -194,6 +201,7 @@ def mlc_environ(mlc_server: PopenServer, monkeypatch: pytest.MonkeyPatch) -> dic
 @pytest.fixture
 def _mlc_engine_gate(request: pytest.FixtureRequest, mlc_server_config: ServerConfig) -> None:
     marker = request.node.get_closest_marker("mlc_engine")
+    _check_marker(request.node, marker)
     engine = mlc_server_config.engine
     if engine not in marker.args:
         pytest.skip(f"for engine {' or '.join(marker.args)}; this run has {engine}")

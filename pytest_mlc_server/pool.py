@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from pytest_mlc_server import logs
@@ -35,8 +34,10 @@ class ServerPool:
         self._name = name
         self._port_offset = port_offset
         self._live_output = live_output
+        self._discardable: list[PopenServer] = []
         self._by_key: dict[str, PopenServer] = {}
-        self._running: list[PopenServer] = []
+        self.running: list[PopenServer] = []
+        """The servers that are to be stopped with the pool, in the order of their starts."""
         self._failures: dict[str, MLCServerError] = {}
 
     def get(self, config: ServerConfig) -> PopenServer:
@@ -65,7 +66,7 @@ class ServerPool:
         server = PopenServer.from_config(self._own_port(config), name=self._name)
         server.live_output = self._live_output
         server.start()
-        self._running.append(server)
+        self.running.append(server)
         self.history.append(server)
         if server.log_path is not None:
             self.ready_at[server.log_path] = logs.size(server.log_path)
@@ -82,8 +83,12 @@ class ServerPool:
             server.keep_log = True
             raise
         finally:
-            self._running.remove(server)
+            self.running.remove(server)
+            # The test that used it may fail yet, and then shows the log.
+            kept, server.keep_log = server.keep_log, True
             server.terminate()
+            if not kept:
+                self._discardable.append(server)
 
     def close(self, *, hurry: bool = False) -> None:
         """Stop all servers.
@@ -93,15 +98,20 @@ class ServerPool:
         hurry
             Leave the end to the guardians instead of waiting for it.
         """
-        running, self._running, self._by_key = self._running, [], {}
+        running, self.running, self._by_key = self.running, [], {}
         for server in running:
             server.keep_log = server.keep_log or self.keep_logs
+        for server in [] if self.keep_logs else self._discardable:
+            if not server.died:
+                server.discard_log()
         if hurry:
             for server in running:
                 server.release()
         elif len(running) == 1:
             running[0].terminate()
         elif running:
+            from concurrent.futures import ThreadPoolExecutor  # 4 ms that one server never needs
+
             # Each may take its whole stop-timeout: together they should not take longer than one.
             with ThreadPoolExecutor(len(running)) as executor:
                 for future in [executor.submit(server.terminate) for server in running]:

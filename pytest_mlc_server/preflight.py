@@ -12,26 +12,41 @@ import re
 import shutil
 import socket
 import sys
+import warnings
+from collections.abc import Iterator, Mapping
 
-from pytest_mlc_server import process
+from pytest_mlc_server import model_files, process
 from pytest_mlc_server.config import Merged, ServerConfig
 from pytest_mlc_server.errors import ConfigError
 from pytest_mlc_server.values import unknown_override_text, unknown_overrides
 
 
-def check(config: ServerConfig) -> None:
+def check(config: ServerConfig, extra_env: Mapping[str, str] | None = None) -> None:
     """Check a configuration against the file system and the ports of this machine.
+
+    Parameters
+    ----------
+    config
+        The configuration.
+    extra_env
+        Environment variables that the server gets beside those of the configuration.
 
     Raises
     ------
     ConfigError
         With all problems found.
+
+    Warns
+    -----
+    UserWarning
+        Of what may be a mistake and cannot be told for sure.
     """
     __tracebackhide__ = True
     if config.engine == "external":
         return
+    environment = {**os.environ, **config.env, **(extra_env or {})}
     problems = [
-        *_model_problems(config),
+        *_model_problems(config, environment),
         *_python_problems(config),
         *override_problems(config),
         *_port_problems(config),
@@ -39,6 +54,12 @@ def check(config: ServerConfig) -> None:
     ]
     if problems:
         raise ConfigError(problems)
+    if config.api_key is None and not _is_local(config.host):
+        warnings.warn(
+            f"{config.describe('host')}: whoever reaches this machine can use the server, and its "
+            "debug endpoints; --mlc-api-key auto makes a key (it guards /v1 alone)",
+            stacklevel=4,
+        )
 
 
 def override_problems(config: ServerConfig) -> list[str]:
@@ -49,7 +70,7 @@ def override_problems(config: ServerConfig) -> list[str]:
     unknown = unknown_overrides(config.overrides)
     if not unknown:
         return []
-    installed = installed_override_keys(config.python)
+    installed = installed_override_keys(_interpreter(config))
     return [
         f"{config.describe('overrides')}: {unknown_override_text(key)}"
         for key in unknown
@@ -103,41 +124,66 @@ def _in_cwd(config: ServerConfig, path: str) -> str:
     return os.path.join(config.cwd or os.getcwd(), path)
 
 
-def _model_problems(config: ServerConfig) -> list[str]:
-    if config.engine == "sim" or config.model is None:
-        return []
-    problems = []
-    path = _in_cwd(config, config.model)
-    if "://" not in config.model:
-        file = os.path.join(path, "mlc-chat-config.json")
-        if not os.path.exists(path):
-            problems.append(
-                f"{config.describe('model')}: there is no directory {os.path.abspath(path)}"
-            )
-        elif os.path.isdir(path) and not os.path.isfile(file):
-            problems.append(
-                f"{config.describe('model')}: the directory has no mlc-chat-config.json; "
-                "`mlc_llm gen_config` makes one, and `mlc_llm convert_weight` the weights"
-            )
-        elif not os.path.isdir(path):
-            problems.append(
-                f"{config.describe('model')}: this is a file; give the model's directory"
-            )
+def _model_problems(config: ServerConfig, environment: Mapping[str, str]) -> Iterator[str]:
+    if config.engine == "sim":
+        return
     library = Merged(config).model_lib
-    if library is not None and "://" not in library:
-        full = _in_cwd(config, library)
-        if not os.path.isfile(full):
-            problems.append(
-                f"{config.describe('model_lib')}: there is no file {os.path.abspath(full)}"
-            )
-    return problems
+    mock = config.engine == "mock" or (library or "").startswith("mock://")
+    wanted = [("model", config.model), ("embedding_model", config.embedding_model)]
+    for name, model in wanted:
+        if model is None:
+            continue
+        path = _in_cwd(config, model)
+        if model.startswith("HF://"):
+            found = _download_problems(model, environment)
+        else:
+            found = model_files.model_problems(path, weights=not (mock and name == "model"))
+        for problem in found:
+            yield f"{config.describe(name)}: {problem}"
+    libraries = (("model_lib", library), ("embedding_model_lib", config.embedding_model_lib))
+    for name, file in libraries:
+        if file is not None and "://" not in file:
+            wrong = model_files.library_problem(_in_cwd(config, file))
+            if wrong is not None:
+                yield f"{config.describe(name)}: {wrong}"
+
+
+def _download_problems(model: str, environment: Mapping[str, str]) -> Iterator[str]:
+    """Yield why a model cannot be downloaded: upstream's policy, and what its cache holds.
+
+    After upstream's ``mlc_llm/support/download_cache.py`` and ``constants.py``.
+    """
+    policy = environment.get("MLC_DOWNLOAD_CACHE_POLICY", "ON")
+    name = model.removeprefix("HF://")
+    if name.count("/") != 1 or not all(name.split("/")):
+        yield "expected HF://organisation/name"
+        return
+    if policy == "OFF":
+        yield "MLC_DOWNLOAD_CACHE_POLICY=OFF forbids every HF:// model; give its directory"
+    if policy != "READONLY":
+        return
+    home = environment.get("MLC_LLM_HOME") or os.path.join(
+        environment.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "mlc_llm"
+    )
+    readonly = environment.get("MLC_LLM_READONLY_WEIGHT_CACHE", "")
+    places = [os.path.join(base, "hf", name) for base in readonly.split(os.pathsep) if base]
+    places.append(os.path.join(home, "model_weights", "hf", name))
+    if not any(os.path.isdir(place) for place in places):
+        yield (
+            "MLC_DOWNLOAD_CACHE_POLICY=READONLY forbids its download, and it is not cached in "
+            f"{' or '.join(places)}"
+        )
+
+
+def _interpreter(config: ServerConfig) -> str | None:
+    python = config.python
+    return _in_cwd(config, python) if python is not None and os.sep in python else python
 
 
 def _python_problems(config: ServerConfig) -> list[str]:
     if config.python is None or config.engine == "sim":
         return []
-    path = config.python if os.sep not in config.python else _in_cwd(config, config.python)
-    if shutil.which(path) is None:
+    if shutil.which(_interpreter(config) or "") is None:
         return [f"{config.describe('python')}: there is no such program"]
     return []
 
@@ -186,3 +232,7 @@ def _bind_problem(config: ServerConfig, port: int, error: OSError) -> str:
     if error.errno == errno.EACCES:
         return f"{config.describe('port')}: this user may not bind port {port}"
     return f"{config.describe('host')}: cannot bind: {error.strerror}"
+
+
+def _is_local(host: str) -> bool:
+    return host == "localhost" or host.startswith("127.") or host == "::1"

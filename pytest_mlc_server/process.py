@@ -54,9 +54,17 @@ def start_time(pid: int) -> str:
 
 def listening(pids: Iterable[int]) -> list[tuple[str, int]]:
     """Return address and port of every TCP socket on which these processes listen."""
-    import psutil
+    from pytest_mlc_server import sockets
 
     found: dict[tuple[str, int], None] = {}
+    listeners = sockets.listeners()
+    if listeners is not None:
+        for pid in pids:
+            mine = sockets.inodes(pid)
+            found.update((listeners[inode], None) for inode in listeners if inode in mine)
+        return list(found)
+    import psutil
+
     for pid in pids:
         try:
             connections = psutil.Process(pid).net_connections(kind="tcp")
@@ -136,3 +144,25 @@ def kill(processes: Iterable[psutil.Process]) -> None:
             process.kill()
         except psutil.Error:
             continue
+
+
+def activity(pid: int) -> float:
+    """Return a figure that changes while anything below a process computes, reads or writes.
+
+    A compiler or a download may be silent for minutes: this tells it from a process that hangs.
+    It counts half seconds of CPU time and blocks of 64 KiB written, so that a process that only
+    waits and polls does not pass for one that works.
+    """
+    import psutil
+
+    total = 0.0
+    for child in descendants(pid):
+        try:
+            times = child.cpu_times()
+            total += int((times.user + times.system) * 2)
+            counters = getattr(child, "io_counters", None)  # not on every platform
+            if counters is not None:
+                total += counters().write_bytes >> 16
+        except (psutil.Error, OSError):
+            continue
+    return total

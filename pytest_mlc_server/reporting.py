@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
+import warnings
+from collections.abc import Generator, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pytest_mlc_server import logs
 from pytest_mlc_server.engines import model_name
-from pytest_mlc_server.errors import MLCServerError
-from pytest_mlc_server.process import describe_exit
+from pytest_mlc_server.errors import ConfigError, MLCServerError
 
 if TYPE_CHECKING:
+    from pytest_mlc_server.health import Health
     from pytest_mlc_server.pool import ServerPool
     from pytest_mlc_server.server import PopenServer
     from pytest_mlc_server.session import Session
@@ -42,9 +43,8 @@ def server_line(server: PopenServer, worker: str | None) -> str:
     line = f"{where}{server.engine} {server.model!r}, device {server.device}, {server.base_url}"
     if server.startup_seconds is not None:
         line += f", ready after {server.startup_seconds:.2f} s"
-    # Stopped by us, a server ends as the signal says: only another end is news.
-    if server.died:
-        line += f", DIED DURING THE RUN: {describe_exit(server.returncode)}"
+    if server.restarts:
+        line += f", restarts: {server.restarts}"
     if server.log_path is not None:
         line += f", log {server.log_path}"
     return line
@@ -59,13 +59,17 @@ class TestWatch:
         The plugin's session.
     pool
         Its servers.
+    health
+        What happens to them.
     """
 
     __test__ = False  # not a test class, whatever its name
 
-    def __init__(self, session: Session, pool: ServerPool) -> None:
+    def __init__(self, session: Session, pool: ServerPool, health: Health) -> None:
         self._session = session
         self._pool = pool
+        self._health = health
+        self._config_fixture: Any = None
         self._starts: dict[str, int] = {}
         self._shown: dict[str, int] = {}
 
@@ -74,6 +78,35 @@ class TestWatch:
         """Remember where each log stands when a test begins."""
         self._starts = {path: logs.size(path) for path in self._paths()}
         self._shown = {}
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        """Give a test that needs the server a working one, before any of its fixtures is made."""
+        __tracebackhide__ = True
+        if FACTORY in getattr(item, "fixturenames", ()):
+            self._check_override(item)
+            self._health.before(item.nodeid, item.nodeid.partition("::")[0])
+
+    def _check_override(self, item: pytest.Item) -> None:
+        """Refuse an overridden `mlc_server_config` that pytest would silently not use.
+
+        The server's fixture is the session's: pytest makes it once, with the configuration that
+        the first test sees.
+        """
+        __tracebackhide__ = True
+        info = getattr(item, "_fixtureinfo", None)
+        found = info.name2fixturedefs.get("mlc_server_config") if info is not None else None
+        if not found:
+            return
+        if self._config_fixture is None:
+            self._config_fixture = found[-1]
+        if found[-1] is not self._config_fixture:
+            raise ConfigError(
+                f"mlc_server_config is overridden in {found[-1].baseid or 'the root'!r}, and the "
+                f"session's server was made with that of {self._config_fixture.baseid or 'root'!r}"
+                ": pytest makes session fixtures once. Use mlc_server_factory(...) or "
+                "factories.mlc_server(...) for another server"
+            )
 
     def pytest_keyboard_interrupt(self) -> None:
         """Leave the servers' end to their guardians: who pressed Ctrl-C does not want to wait."""
@@ -85,9 +118,18 @@ class TestWatch:
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """Add the server's log to a failing test, and tell whether the test reached a server."""
         report = yield
+        # Before the server is asked whether it works: those lines are not the test's.
+        ends = {path: logs.size(path) for path in self._paths()} if report.failed else {}
+        incidents = self._health.after(item.nodeid, failed=report.failed)
+        for incident in incidents:
+            title = f"mlc server ({incident.server.engine}, {incident.server.base_url})"
+            report.sections.append((title, f"during this test: {incident.text}"))
+        if incidents and not report.failed and report.when != "setup":
+            # Not an error that a test would see: it is over, and it passed.
+            warn(item, f"{item.nodeid} did not fail, although {incidents[0].text.splitlines()[0]}")
         if report.failed:
             self._pool.keep_logs = True
-            self._add_logs(item, report)
+            self._add_logs(item, report, {} if incidents else ends)
         if report.when == "call" and not report.skipped and self._reached(item):
             # An attribute of its own travels from an xdist worker to the controller.
             report.__dict__["mlc_reached"] = True
@@ -109,20 +151,38 @@ class TestWatch:
             return True
         return any(logs.size(path) > self._start(path) for path in self._paths())
 
-    def _add_logs(self, item: pytest.Item, report: pytest.TestReport) -> None:
+    def _add_logs(
+        self, item: pytest.Item, report: pytest.TestReport, ends: Mapping[str, int]
+    ) -> None:
         for server in self._pool.history:
             path = server.log_path
             if path is None:
                 continue
             start = max(self._start(path), self._shown.get(path, 0))
-            self._shown[path] = end = logs.size(path)
-            text = shortened(logs.read(path, start, end), path)
+            self._shown[path] = size = logs.size(path)
+            end = ends.get(path, size)
+            text = server.hide_secrets(shortened(logs.read(path, start, end), path))
             if not text:
                 continue
             report.sections.append((f"mlc server log ({server.engine}, {server.base_url})", text))
             property_ = ("mlc_server_log", text)
             item.user_properties.append(property_)
             report.user_properties.append(property_)
+
+
+def warn(item: pytest.Item, text: str) -> None:
+    """Add a warning to the run's summary, whatever the run's warning filters make of warnings."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        warnings.warn(pytest.PytestWarning(text), stacklevel=1)
+    item.ihook.pytest_warning_recorded.call_historic(
+        kwargs={
+            "warning_message": caught[0],
+            "nodeid": item.nodeid,
+            "when": "runtest",
+            "location": None,
+        }
+    )
 
 
 def shortened(text: str, path: str) -> str:
@@ -209,4 +269,6 @@ class Summary:
         pool = self._session.pool
         if pool is None:
             return []
-        return [server_line(server, self._session.worker) for server in pool.history]
+        lines = [server_line(server, self._session.worker) for server in pool.history]
+        health = self._session.health
+        return lines + [incident.line() for incident in (health.incidents if health else [])]

@@ -56,6 +56,8 @@ def main(argv: Sequence[str]) -> int:
     except MLCServerError as error:
         print(f"error: {error}", file=sys.stderr)
         return NO_SERVER
+    except KeyboardInterrupt:  # during the start, which can be long: no traceback for that
+        return 128 + signal.SIGINT
     with _terminating(server):
         print(f"mlc server: {server!r}", file=sys.stderr, flush=True)
         return _run(command, server.env())

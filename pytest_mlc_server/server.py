@@ -13,10 +13,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from pytest_mlc_server import engines, logs, preflight
+from pytest_mlc_server import diagnosis, engines, logs, preflight, values
 from pytest_mlc_server.config import ServerConfig
 from pytest_mlc_server.engine_config import EngineConfig
-from pytest_mlc_server.errors import EngineUnavailableError, StartError
+from pytest_mlc_server.errors import StartError
 from pytest_mlc_server.leases import GuardianLostError, Lease
 from pytest_mlc_server.process import describe_exit
 from pytest_mlc_server.values import AdditionalModel, OverrideValue
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 #: How much longer than its own time limits the guardian may take before it is given up, seconds.
 GUARDIAN_GRACE = 15.0
+
+#: How long one generated token may take when a server is examined, in seconds.
+CHECK_DEADLINE = 5.0
 
 NOT_ON_WINDOWS = """\
 this package cannot start servers on Windows: its guardian needs POSIX process groups and sockets
@@ -59,7 +62,7 @@ class PopenServer:
         What the server binds. `port` may be ``"auto"``: the server chooses.
     engine, url, overrides, additional_models, embedding_model, embedding_model_lib, \
     speculative_mode, prefix_cache_mode, prefill_mode, api_key, args, env, python, cwd, ready, \
-    startup_timeout, stop_timeout, log_dir, log_live
+    startup_timeout, startup_limit, stop_timeout, log_dir, log_live
         As in `ServerConfig`.
 
     Attributes
@@ -111,13 +114,14 @@ class PopenServer:
         cwd: str | os.PathLike[str] | None = None,
         ready: str = "generate",
         startup_timeout: float = 120.0,
+        startup_limit: float = 1800.0,
         stop_timeout: float = 10.0,
         log_dir: str | os.PathLike[str] | None = None,
         log_live: bool = False,
     ) -> None:
-        values: dict[str, Any] = dict(locals())
-        values.pop("self")
-        self._init(ServerConfig(**values))
+        parameters: dict[str, Any] = dict(locals())
+        parameters.pop("self")
+        self._init(ServerConfig(**parameters))
 
     @classmethod
     def from_config(cls, config: ServerConfig, *, name: str = "server") -> PopenServer:
@@ -154,6 +158,10 @@ class PopenServer:
         """Set it to keep a temporary log after `terminate`; a failure sets it."""
         self.returncode: int | None = None
         """How the server's process ended, negative for a signal; None while it is not known."""
+        self.startup_phases: Mapping[str, float] = {}
+        """Seconds that each phase of the last start took."""
+        self.restarts = 0
+        """How often the server was started again."""
         self.probe_usage: Mapping[str, int] = {}
         """Tokens that the readiness probe cost, as the server counted them."""
         self.live_output = 2
@@ -162,8 +170,13 @@ class PopenServer:
         self._port = config.port
         self._lease: Lease | None = None
         self._attached = False
+        self._state = "stopped"
+        self._evidence = ""
+        self._last_request = ""
+        self._guardian_lost = False
+        self._extra_env: dict[str, str] = {}
         self.died = False
-        """Whether the server's process ended without being stopped."""
+        """Whether the server's process ended or wedged without being stopped."""
         self._live: logs.LiveLog | None = None
         self._temporary: str | None = None
         self._lock = threading.RLock()
@@ -202,6 +215,7 @@ class PopenServer:
         cwd: str | None
         ready: str
         startup_timeout: float
+        startup_limit: float
         stop_timeout: float
         log_dir: str | None
         log_live: bool
@@ -256,21 +270,61 @@ class PopenServer:
                 return
             if os.name == "nt":
                 raise StartError(NOT_ON_WINDOWS)
-            preflight.check(self.config)
-            plan = engines.plan(self.config, extra_env=extra_env, mark=os.urandom(16).hex())
-            self._begin()
-            log = self._new_log()
-            lease = Lease(plan.argv, plan.env, plan.cwd, log, plan.order(self.config))
+            preflight.check(self.config, extra_env)
+            self._extra_env = dict(extra_env or {})
+            self._launch(self._new_log(), self.config)
+
+    def restart(self) -> None:
+        """Stop the server and start it again, behind the same handle and in the same log.
+
+        The port stays the same where it can be had. A server that is known to be wedged or that
+        ended is not asked to stop: it would not.
+
+        Raises
+        ------
+        StartError
+            If there is no server to restart, or the new one did not become ready. An external
+            server cannot be restarted.
+        """
+        __tracebackhide__ = True
+        with self._lock:
+            lease = self._lease
+            if lease is None or not lease.mine:
+                raise StartError(f"there is no server of this process to restart: {self!r}")
+            state, log = self.poll(), self.log_path or ""
+            reason = {"ready": "restart was asked for", "exited": self._ending()}.get(state, state)
+            timeout = self.config.stop_timeout if state == "ready" else 0.0
+            port = int(self._port)
+            self.restarts += 1
             try:
-                self._await_ready(lease, plan, log)
-            except BaseException:
-                # Ctrl-C included: a holder that gives up waiting gives up the server.
-                self.keep_log = True
-                lease.stop(0.0)
-                lease.wait(GUARDIAN_GRACE)
-                self._end()
-                raise
-            self._lease = lease
+                self._again(lease, log, port, timeout, reason)
+            except StartError as error:
+                if self.config.port != "auto" or not _port_taken(error):
+                    raise
+                # Somebody took the port between the old server and the new one.
+                self._launch(log, self.config)
+                warnings.warn(
+                    f"the restarted MLC server could not have port {port} again and is on "
+                    f"{self._port}: whoever remembers the old URL will not find it",
+                    stacklevel=2,
+                )
+
+    def _again(self, lease: Lease, log: str, port: int, timeout: float, reason: str) -> None:
+        __tracebackhide__ = True
+        if self._guardian_lost:
+            # Nobody is there who could start the server again: another guardian is.
+            self._drop(lease)
+            with open(log, "a", encoding="utf-8") as file:
+                file.write(f"\n--- {reason}; started again ---\n")
+            self._launch(log, self.config.replace(port=port))
+            return
+        self._begin()
+        lease.send(op="restart", port=port, timeout=timeout, reason=reason[:200])
+        try:
+            self._await_ready(lease, self._plan, log, timeout)
+        except BaseException:
+            self._drop(lease)
+            raise
 
     def terminate(self) -> None:
         """Stop the server and its whole process tree; of an external server, only detach.
@@ -283,12 +337,14 @@ class PopenServer:
             if lease is None:
                 return
             self._hear(lease)  # a server that died before it was stopped leaves its log
-            lease.stop(self.config.stop_timeout)
-            message = lease.wait(self.config.stop_timeout + GUARDIAN_GRACE)
-            self.returncode = message.get("returncode", self.returncode)
+            # A wedged server ignores SIGINT and SIGTERM for half a minute and more.
+            timeout = 0.0 if self._state == "wedged" else self.config.stop_timeout
+            lease.stop(timeout)
+            ended = lease.wait(timeout + GUARDIAN_GRACE)
+            self.returncode = ended.get("returncode", self.returncode)
             self._end()
-            if message.get("left"):
-                warnings.warn(f"processes {message['left']} survived SIGKILL", stacklevel=2)
+            if ended.get("left"):
+                warnings.warn(f"processes {ended['left']} survived SIGKILL", stacklevel=2)
 
     def release(self) -> None:
         """Have the guardian stop the server, and do not wait for it.
@@ -325,14 +381,89 @@ class PopenServer:
         self.terminate()
 
     def is_alive(self) -> bool:
-        """Tell whether the server's process runs; of an external one, whether we are attached."""
+        """Tell whether the server's process runs; of an external one, whether we are attached.
+
+        A server that is alive need not work: see `check`.
+        """
         lease = self._lease
         if lease is None:
             return self._attached
         if not lease.mine:  # a fork must not take the messages that are meant for its parent
             return self.pid is not None and _runs(self.pid)
+        return self.poll() in ("ready", "wedged")
+
+    def poll(self) -> str:
+        """Return the state of the server from what is known, without asking it anything.
+
+        Returns
+        -------
+        str
+            ``stopped`` (or not started), ``ready``, ``wedged`` (its process lives, and generates
+            nothing any more) or ``exited``.
+        """
         with self._lock:
-            return self._hear(lease)
+            if self._lease is None:
+                return "ready" if self._attached else "stopped"
+            if self._lease.mine:
+                self._hear(self._lease)
+            return self._state
+
+    def check(self, deadline: float = CHECK_DEADLINE) -> str:
+        """Find out whether the server works: ask it for one token.
+
+        A slow answer alone is no proof: a server that works off a queue is asked again for as long
+        as its log or its metrics move.
+
+        Parameters
+        ----------
+        deadline
+            How long the token may take, in seconds.
+
+        Returns
+        -------
+        str
+            As `poll`, or ``busy``: slow, but working.
+        """
+        with self._lock:
+            lease = self._lease
+            if lease is None or not lease.mine or self.poll() != "ready":
+                return self.poll()
+            lease.send(op="check", deadline=deadline)
+            try:
+                while (message := lease.next(10 * deadline + GUARDIAN_GRACE)) is not None:
+                    self._take(message)
+                    if message["event"] == "checked":
+                        return self._state if self._state != "ready" else str(message["state"])
+            except GuardianLostError:
+                self._lost()
+            return self._state
+
+    @property
+    def trouble(self) -> str:
+        """What is wrong with the server, with the evidence; empty while nothing is."""
+        if self._state == "exited":
+            text = f"the server's process ended ({self._ending()})"
+        elif self._state == "wedged":
+            text = "the server is wedged: its process lives, and generates nothing any more"
+        else:
+            return ""
+        if self._evidence:
+            text += f"\n{self._evidence}"
+        if self._last_request:
+            text += f"\nlast request that it logged: {self._last_request}"
+        return text
+
+    def discard_log(self) -> None:
+        """Remove a temporary log; one in a directory that was given stays."""
+        if self._temporary is not None:
+            shutil.rmtree(self._temporary, ignore_errors=True)
+            self._temporary = None
+        if self.config.log_dir is None:
+            self.log_path = None
+
+    def hide_secrets(self, text: str) -> str:
+        """Return a text without the API key and without values of secret variables."""
+        return values.hide(text, self._secrets())
 
     def __repr__(self) -> str:
         parts = [f"engine={self.engine!r}", f"model={self.model!r}", f"device={self.device!r}"]
@@ -352,15 +483,44 @@ class PopenServer:
     # --- the start --------------------------------------------------------------------------------
 
     def _begin(self) -> None:
+        self._guardian_lost = False
         self.pid = self.startup_seconds = self.returncode = None
         self.died = False
-        self._port = self.config.port
+        self.startup_phases = {}
+        self._state, self._evidence, self._last_request = "starting", "", ""
 
-    def _await_ready(self, lease: Lease, plan: engines.LaunchPlan, log: str) -> None:
+    def _launch(self, log: str, config: ServerConfig) -> None:
+        """Start a guardian and its server, and wait until the server is ready."""
         __tracebackhide__ = True
-        if self.config.log_live:
+        plan = engines.plan(config, extra_env=self._extra_env, mark=os.urandom(16).hex())
+        self._begin()
+        self._port = config.port
+        order = plan.order(config)
+        lease = Lease(plan.argv, plan.env, plan.cwd, log, order, secret=plan.secret, lock=plan.lock)
+        try:
+            self._await_ready(lease, plan, log)
+        except BaseException:
+            # Ctrl-C included: a holder that gives up waiting gives up the server.
+            self._drop(lease)
+            raise
+        self._lease, self._plan = lease, plan
+
+    def _drop(self, lease: Lease) -> None:
+        """End a lease whose server did not become ready."""
+        self.keep_log = True
+        self._lease = None
+        self._state = "stopped"
+        lease.stop(0.0)
+        lease.wait(GUARDIAN_GRACE)
+        self._end()
+
+    def _await_ready(
+        self, lease: Lease, plan: engines.LaunchPlan, log: str, stop_timeout: float = 0.0
+    ) -> None:
+        __tracebackhide__ = True
+        if self.config.log_live and self._live is None:
             self._live = logs.LiveLog(log, self.live_output, f"[{self._name}] ")
-        patience = self.config.startup_timeout + GUARDIAN_GRACE
+        patience = stop_timeout + self.config.startup_limit + GUARDIAN_GRACE
         while True:
             try:
                 message = lease.next(patience)
@@ -368,16 +528,19 @@ class PopenServer:
                 raise self._start_error("the guardian process ended", str(error), log) from None
             if message is None:
                 raise self._start_error("the guardian process does not answer", "", log)
-            if message["event"] == "spawned":
+            event = message["event"]
+            if event == "spawned":
                 self.pid = message["pid"]
-            elif message["event"] == "ready":
+            elif event == "ready":
                 self._set_address(message["address"], message["port"])
                 self.startup_seconds = message["seconds"]
+                self.startup_phases = message["phases"]
                 self.probe_usage = message["usage"]
+                self._state = "ready"
                 return
-            elif message["event"] == "failed":
-                raise failed_start(self.config, plan, message, log)
-            elif message["event"] == "stopped":
+            elif event == "failed":
+                raise diagnosis.failed_start(self.config, plan, message, log, self._secrets())
+            elif event == "stopped":
                 raise self._start_error("the start was interrupted from outside", "", log)
 
     def _start_error(self, what: str, evidence: str, log: str) -> StartError:
@@ -414,28 +577,43 @@ class PopenServer:
             return None
         return lease
 
-    def _hear(self, lease: Lease) -> bool:
-        """Hear what the guardian has said since, and tell whether the server still runs."""
+    def _hear(self, lease: Lease) -> None:
+        """Hear what the guardian has said since."""
         try:
             while (message := lease.next(0)) is not None:
-                if message["event"] == "exited":
-                    self.returncode = message["returncode"]
-                    self.died = True
+                self._take(message)
         except GuardianLostError:
-            self.died = True
-        self.keep_log = self.keep_log or self.died
-        return not self.died
+            self._lost()
+
+    def _take(self, message: Mapping[str, Any]) -> None:
+        event = message["event"]
+        if event in ("exited", "wedged"):
+            self._state, self.died, self.keep_log = event, True, True
+            self.returncode = message.get("returncode")
+            self._evidence = message.get("evidence", self._evidence)
+            self._last_request = message.get("request", "")
+
+    def _lost(self) -> None:
+        self._guardian_lost = True
+        if self._state != "exited":
+            self._state, self.died, self.keep_log = "exited", True, True
+            self._evidence = "its guardian process was killed, and the server with it"
+
+    def _ending(self) -> str:
+        return "killed" if self.returncode is None else describe_exit(self.returncode)
+
+    def _secrets(self) -> list[str]:
+        return values.secrets_of(self.config.api_key, {**self.config.env, **self._extra_env})
 
     def _end(self) -> None:
         self.pid = None
+        if self._state != "exited":
+            self._state = "stopped"
         if self._live is not None:
             self._live.close()
             self._live = None
-        if self._temporary is not None and not self.keep_log:
-            shutil.rmtree(self._temporary, ignore_errors=True)
-            self._temporary = None
-        if self._temporary is None and self.config.log_dir is None:
-            self.log_path = None
+        if not self.keep_log:
+            self.discard_log()
 
     def _new_log(self) -> str:
         """Return the path of a log that is not there yet, in a directory that is."""
@@ -486,47 +664,8 @@ class ServerEnv(dict[str, str]):
         return environment
 
 
-def failed_start(
-    config: ServerConfig, plan: engines.LaunchPlan, message: Mapping[str, Any], log: str
-) -> StartError:
-    """Turn the guardian's account of a failed start into the error that explains it."""
-    reason, detail, returncode = message["reason"], message["detail"], message["returncode"]
-    end = logs.tail(log)
-    happened = {
-        "exited": f"its process ended ({describe_exit(returncode)})",
-        "timeout": f"it was not ready within {config.startup_timeout:g} s",
-        "engine": "its engine died while the process lived on",
-        "refused": "it answers, but not as this server should",
-        "spawn": "its program cannot be executed",
-    }[reason]
-    kind: type[StartError] = StartError
-    remedy = None
-    if reason == "exited":
-        remedy = engines.unavailable(config, returncode, end)
-        kind = EngineUnavailableError if remedy else StartError
-    if remedy:
-        headline = remedy.partition("\n")[0]
-    else:
-        headline = f"the MLC server did not start: {happened} (after {message['seconds']:.1f} s)"
-        remedy = engines.hints(plan.argv, end)
-    if reason == "timeout":
-        detail = f"last seen: {detail}"
-        remedy = "A start that needs longer: --mlc-startup-timeout (seconds)."
-    if not detail and end:
-        last = end.splitlines()[-1]
-        brief = f"{headline}: {last}" if kind is StartError else headline
-    else:
-        brief = f"{headline}: {detail.partition(chr(10))[0]}" if detail else headline
-    lines = [headline]
-    if remedy and kind is StartError:
-        lines.append(f"hint: {remedy}")
-    elif remedy:
-        lines.append(remedy.partition("\n")[2])
-    if detail:
-        lines.append(detail)
-    lines += [f"command: {plan.command}", f"directory: {plan.cwd}", f"log: {log}"]
-    lines.append(f"--- end of the log ---\n{end}" if end else "the log is empty")
-    return kind("\n".join(lines), brief=brief, returncode=returncode, log_path=log)
+def _port_taken(error: StartError) -> bool:
+    return "address already in use" in str(error) or "its port is reserved" in str(error)
 
 
 def _runs(pid: int) -> bool:

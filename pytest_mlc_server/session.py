@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 from pytest_mlc_server import preflight
 from pytest_mlc_server.config import ServerConfig
 from pytest_mlc_server.errors import ConfigError
-from pytest_mlc_server.options import BY_NAME, Given
+from pytest_mlc_server.options import SETTINGS, Given, Setting
 from pytest_mlc_server.values import read_session
 
 if TYPE_CHECKING:
+    from pytest_mlc_server.health import Health
     from pytest_mlc_server.pool import ServerPool
 
 
@@ -41,30 +42,39 @@ class Session:
         problems = preflight.override_problems(self.config)
         if problems:
             raise ConfigError(problems)
-        self.unavailable: str = self._own("unavailable")
-        self.require: int = self._own("require")
+        # All of them, used or not: a wrong one ends the run.
+        own = {setting.name: self._own(setting) for setting in SETTINGS if setting.field is None}
+        self.unavailable: str = own["unavailable"]
+        self.require: int = own["require"]
+        self.restarts: int = own["restarts"]
+        self.reset: str = own["reset"]
         self.hurry = False
         """Whether pytest must end soon: its servers' end is left to their guardians."""
+        self.health: Health | None = None
+        """What happened to the servers, once a test asked for one."""
         self._pool: ServerPool | None = None
 
-    def _own(self, name: str) -> Any:
-        return read_session(self.given[name]) if name in self.given else BY_NAME[name].default
+    def _own(self, setting: Setting) -> Any:
+        one = self.given.get(setting.name)
+        return setting.default if one is None else read_session(one)
 
     @property
     def pool(self) -> ServerPool | None:
         """The servers, once a test asked for one."""
         return self._pool
 
-    def open_pool(self, live_output: int) -> ServerPool:
-        """Make the pool of servers."""
+    def open_pool(self, live_output: int) -> tuple[ServerPool, Health]:
+        """Make the pool of servers, and what looks after them."""
+        from pytest_mlc_server.health import Health
         from pytest_mlc_server.pool import ServerPool
 
-        if self._pool is None:
+        if self._pool is None or self.health is None:
             name = f"{self.config.engine}-{self.worker}" if self.worker else f"{self.config.engine}"
             self._pool = ServerPool(
                 name, port_offset=worker_number(self.worker), live_output=live_output
             )
-        return self._pool
+            self.health = Health(self._pool, self.restarts, self.reset)
+        return self._pool, self.health
 
     def close_pool(self) -> None:
         """Stop all servers, or have them stopped when there is no time to wait."""

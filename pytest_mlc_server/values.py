@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
@@ -49,6 +50,8 @@ _SECRET_NAME = re.compile(r"key|token|secret|passw|credential|auth", re.IGNORECA
 def written(one: Given) -> str:
     """Return a setting as it was written and where, for an error message."""
     raw = mask(str(one.raw)) if one.setting.name == "api-key" else one.raw
+    if one.setting.name == "arg" and isinstance(one.raw, (list, tuple)):
+        raw = masked_args([str(argument) for argument in one.raw])
     if one.setting.name == "env" and isinstance(one.raw, (list, tuple)):
         raw = [f"{str(pair).partition('=')[0]}=..." for pair in one.raw]
     return f"{one.setting.name} = {raw!r} (from {one.source})"
@@ -149,9 +152,35 @@ def mask(secret: str | None) -> str | None:
     return "***" if secret else secret
 
 
+def masked_args(arguments: Sequence[str]) -> list[str]:
+    """Return a copy of a command line in which the API key is masked, however it is spelled."""
+    shown: list[str] = []
+    secret = False
+    for argument in arguments:
+        flag, equals, _ = argument.partition("=")
+        key = not secret and len(flag) > len("--a") and "--api-key".startswith(flag)
+        shown.append("***" if secret else f"{flag}=***" if key and equals else argument)
+        secret = key and not equals
+    return shown
+
+
 def masked_env(env: Mapping[str, str]) -> dict[str, str]:
     """Return a copy in which the values of variables whose name looks secret are masked."""
-    return {k: "***" if _SECRET_NAME.search(k) else v for k, v in env.items()}
+    return {k: "***" if _SECRET_NAME.search(str(k)) else v for k, v in env.items()}
+
+
+def secrets_of(api_key: str | None, env: Mapping[str, str]) -> list[str]:
+    """Return the values that must not be shown: the key, and those of variables named like one."""
+    values = [value for name, value in env.items() if _SECRET_NAME.search(str(name))]
+    # Shorter ones would blot out half of a log, and are no secrets.
+    return [value for value in [api_key or "", *values] if len(value) >= 4]
+
+
+def hide(text: str, hidden: Sequence[str]) -> str:
+    """Return a text in which secrets are masked."""
+    for value in hidden:
+        text = text.replace(value, "***")
+    return text
 
 
 def device_string(device: object) -> str:
@@ -268,9 +297,9 @@ def _full_key(key: str) -> str:
     return matches[0] if key not in known and len(matches) == 1 else key
 
 
-def _choice(choices: tuple[str, ...]) -> Any:
+def _choice(choices: tuple[str, ...], *, optional: bool = True) -> Any:
     def convert(value: Any) -> Any:
-        if value is None or value in choices:
+        if value in choices or (value is None and optional):
             return value
         raise ValueError(f"expected one of {', '.join(choices)}" + nearest(str(value), choices))
 
@@ -328,6 +357,12 @@ def _text(value: Any) -> str | None:
     if "\0" in text:
         raise ValueError("a NUL character cannot be passed to a process")
     return text
+
+
+def _api_key(value: Any) -> str | None:
+    if value == "auto":
+        return secrets.token_urlsafe(24)
+    return _text(value)
 
 
 def _model(value: Any) -> str | None:
@@ -422,15 +457,16 @@ CONVERTERS: dict[str, Any] = {
     "prefill_mode": _choice(BY_NAME["prefill-mode"].choices),
     "host": _host,
     "port": _port,
-    "api_key": _text,
+    "api_key": _api_key,
     "enable_debug": _flag,
     "enable_tracing": _flag,
     "args": _args,
     "env": _env,
     "python": _text,
     "cwd": _text,
-    "ready": _choice(BY_NAME["ready"].choices),
+    "ready": _choice(BY_NAME["ready"].choices, optional=False),
     "startup_timeout": _positive_seconds,
+    "startup_limit": _positive_seconds,
     "stop_timeout": _seconds,
     "log_dir": _text,
     "log_live": _flag,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -39,9 +40,20 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def model_dir() -> str:
-    """A model directory without weights: configuration and tokenizer."""
-    return engines.mock_model()
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A whole model directory: configuration, tokenizer, and weights of a few bytes."""
+    path = tmp_path_factory.mktemp("model")
+    write_model(path)
+    return str(path)
+
+
+def write_model(path: Path) -> None:
+    """Write a model directory in which nothing is missing."""
+    for file in Path(engines.mock_model()).iterdir():
+        (path / file.name).write_bytes(file.read_bytes())
+    (path / "params_shard_0.bin").write_bytes(bytes(16))
+    records = [{"dataPath": "params_shard_0.bin", "format": "raw-shard", "nbytes": 16}]
+    (path / "tensor-cache.json").write_text(json.dumps({"metadata": {}, "records": records}))
 
 
 def standin_env(*words: str) -> dict[str, str]:

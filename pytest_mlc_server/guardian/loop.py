@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import os
 import queue
 import selectors
 import shutil
 import signal
 import socket
-import threading
 import time
 
-from pytest_mlc_server import process
+from pytest_mlc_server import logs
+from pytest_mlc_server.guardian.check import READY as WORKING
+from pytest_mlc_server.guardian.check import Check
+from pytest_mlc_server.guardian.holder import LOOK_EVERY as LOOK_FOR_HOLDER_EVERY
+from pytest_mlc_server.guardian.holder import Holder
+from pytest_mlc_server.guardian.spawn import Order, SpawnError, spawn
+from pytest_mlc_server.guardian.start import MESSAGE_GRACE, Start
 from pytest_mlc_server.guardian.stop import Stop
-from pytest_mlc_server.logs import StartReader
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,16 +25,10 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import Any
 
-#: Bounds of the pause between two looks for the server's socket, in seconds. A look costs from
-#: 0.2 ms to several ms on a busy host; the pause is a multiple of the cost, so that looking takes
-#: a few percent of one core however long the start is.
-LOOK_EVERY = (0.004, 0.1)
-LOOK_SHARE = 12
+STARTING, READY, WEDGED, EXITED, STOPPING = "starting", "ready", "wedged", "exited", "stopping"
 
-#: How long a dead engine's message may go on after its first line, in seconds.
-MESSAGE_GRACE = 0.1
-
-STARTING, READY, EXITED, STOPPING = "starting", "ready", "exited", "stopping"
+#: How often the log of a server that is ready is looked at, in seconds: one system call.
+READ_EVERY = 0.1
 
 
 class Loop:
@@ -41,48 +38,48 @@ class Loop:
     ----------
     lease
         Descriptor of the first lease.
+    order
+        What was executed.
     pid
         The server, or 0 if it could not be executed.
-    log
-        The server's log.
+    began
+        When it was executed, on the monotonic clock.
     problem
         Why it could not be executed.
     """
 
-    def __init__(self, lease: int, pid: int, log: str, problem: str = "") -> None:
-        self.started = time.monotonic()
+    def __init__(self, lease: int, order: Order, pid: int, began: float, problem: str = "") -> None:
         self.state = STARTING
         self.pid = pid
         self.returncode: int | None = None
-        self.stop: Stop | None = None
         self.finished = False
+        self._order = order
+        self._began = began
         self._problem = problem
-        self._lease = socket.socket(fileno=lease)
-        self._lease.setblocking(False)
-        self._inbox = b""
-        self._order: dict[str, Any] = {}
-        self._holder: int | None = None
-        self._failure: dict[str, Any] | None = None
-        self._discard = ""
-        self._reader = StartReader(log)
+        self._told: dict[str, Any] = {}
+        self._start: Start | None = None
+        self._stop: Stop | None = None
+        self._then: Callable[[], None] = self._finish
+        self._address: tuple[str, int] | None = None
         self._died_at = 0.0
-        self._next_look = 0.0
-        self._last_tree_look = 0.0
-        self._probing = False
-        self._outcomes: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._last_answer = ""
+        self._check: Check | None = None
+        self._last_request = ""
+        self._discard = ""
+        self._leaving = False
         self._signalled = False
+        self._news: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._selector = selectors.DefaultSelector()
-        self._selector.register(self._lease, selectors.EVENT_READ, self._read_lease)
-        self._wake = self._prepare_wakeup()
+        self._holder = Holder(lease, self._selector, self._on_message, self.begin_stop)
+        self._reader = logs.LogReader(order.log)
+        self._waker = self._prepare_wakeup()
 
     def _prepare_wakeup(self) -> socket.socket:
         ours, theirs = socket.socketpair()
         for end in (ours, theirs):
             end.setblocking(False)
+        self._sleeper = ours
         self._selector.register(ours, selectors.EVENT_READ, self._drain_wakeup)
         signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
-        self._wakeup_reader = ours
         signal.signal(signal.SIGCHLD, lambda *_: None)  # its byte on the socket is what counts
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._on_signal)
@@ -93,10 +90,16 @@ class Loop:
 
     def _drain_wakeup(self) -> None:
         try:
-            while self._wakeup_reader.recv(4096):
+            while self._sleeper.recv(4096):
                 pass
         except BlockingIOError:
             pass
+
+    def _wake(self) -> None:
+        try:
+            self._waker.send(b"!")
+        except BlockingIOError:
+            pass  # so many wake-ups wait already that this one is not needed
 
     # --- the loop ---------------------------------------------------------------------------------
 
@@ -106,175 +109,156 @@ class Loop:
             for key, _ in self._selector.select(self._pause()):
                 key.data()
             self._reap()
-            if self._signalled and self.stop is None:
-                self._lost_lease()
-            if self._order:
-                self._tick()
-        self._lease.close()
+            while not self._news.empty():
+                self._news.get()()
+            if self._signalled:
+                self._signalled = False
+                self.begin_stop()
+            self._tick()
+        self._holder.close()
         if self._discard:
             shutil.rmtree(self._discard, ignore_errors=True)
 
     def _pause(self) -> float | None:
-        if not self._order:
-            return None
-        if self.stop is not None:
-            return self.stop.pause()
-        if self.state == STARTING:
-            return max(0.0, self._next_look - time.monotonic())
-        return None if self._holder is not None else 0.25
+        if self._stop is not None:
+            return self._stop.pause()
+        if self._start is not None:
+            return self._start.pause()
+        if self.state == READY:
+            return READ_EVERY
+        return LOOK_FOR_HOLDER_EVERY if self._holder.must_be_looked_for else None
 
     def _tick(self) -> None:
-        self._watch_holder()
-        while not self._outcomes.empty():
-            self._probing = False
-            outcome = self._outcomes.get()
-            if self.state == STARTING:
-                outcome()
-        if self._problem and self.stop is None:
-            self._fail("spawn", self._problem)
-        if self.stop is not None:
-            self._advance_stop()
-        elif self.state == STARTING:
-            self._look()
+        if self._holder.must_be_looked_for and self._stop is None:
+            self._holder.look()
+        if self._stop is not None:
+            self._advance_stop(self._stop)
+        elif self._start is not None:
+            self._advance_start(self._start)
+        elif self.state == READY:
+            self._watch_log()
 
-    # --- leases -----------------------------------------------------------------------------------
+    # --- messages of the holder -------------------------------------------------------------------
 
-    def _read_lease(self) -> None:
-        try:
-            data = self._lease.recv(1 << 20)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        if not data:
-            self._lost_lease()
-            return
-        *lines, self._inbox = (self._inbox + data).split(b"\n")
-        for line in lines:
-            self._message(json.loads(line))
-
-    def _message(self, message: dict[str, Any]) -> None:
-        if not self._order:
-            self._order = message
-            self._open_holder(message["holder"], message["holder_start"])
-            self.send(event="spawned", pid=self.pid)
-        elif message["op"] == "stop":
+    def _on_message(self, message: dict[str, Any]) -> None:
+        operation = message.get("op")
+        if not self._told:
+            self._told = message
+            self._holder.watch_process(message["holder"], message["holder_start"])
+            self._begin_start()
+        elif operation == "stop":
             self._discard = message.get("discard") or ""
             self.begin_stop(message["timeout"])
-
-    def _open_holder(self, pid: int, start: str) -> None:
-        """Watch the process that holds the lease: a fork of it may keep the socket open."""
-        try:
-            self._holder = os.pidfd_open(pid)
-        except AttributeError:
-            return  # no pidfd on this platform: `_watch_holder` looks four times a second
-        except OSError:
-            self._lost_lease()
-            return
-        if process.start_time(pid) != start:
-            self._lost_lease()
-            return
-        self._selector.register(self._holder, selectors.EVENT_READ, self._lost_lease)
-
-    def _watch_holder(self) -> None:
-        if self._holder is not None or self.stop is not None:
-            return
-        try:
-            os.kill(self._order["holder"], 0)
-        except ProcessLookupError:
-            self._lost_lease()
-
-    def _lost_lease(self) -> None:
-        for watched in (self._lease, self._holder):
-            if watched is not None:
-                try:
-                    self._selector.unregister(watched)
-                except (KeyError, ValueError):
-                    continue
-        if not self._order:
-            # The holder ended before it said more than the command line.
-            self._order = {"stop_timeout": 0.0, "mark": "", "holder": os.getpid()}
-        self.begin_stop()
-
-    def send(self, **message: Any) -> None:
-        """Tell the holder; one that is gone cannot be told."""
-        try:
-            self._lease.sendall(json.dumps(message).encode() + b"\n")
-        except OSError:
-            pass
+        elif operation == "check":
+            self._begin_check(message["deadline"])
+        elif operation == "restart" and not self._leaving:
+            # Also while what a server that died has left is being ended.
+            self._then = lambda: self._respawn(message)
+            self._begin_stop(message["timeout"])
 
     # --- the start --------------------------------------------------------------------------------
 
-    def _look(self) -> None:
-        """Look for signs of life or death of a starting server."""
-        now = time.monotonic()
-        if now < self._next_look:
-            return
-        if self._reader.read() and self._reader.died and not self._died_at:
-            self._died_at = now
-        if self._died_at and now - self._died_at > MESSAGE_GRACE:
-            self._fail("engine", self._reader.died)
-            return
-        if now - self.started > self._order["startup_timeout"]:
-            self._fail("timeout", self._last_answer or "it listened on no TCP port")
-            return
-        if not self._probing:
-            addresses = self._addresses()
-            if addresses:
-                self._probing = True
-                threading.Thread(target=self._probe, args=(addresses,), daemon=True).start()
-        cost = time.monotonic() - now
-        self._next_look = time.monotonic() + min(
-            max(LOOK_EVERY[0], LOOK_SHARE * cost), LOOK_EVERY[1]
+    def _begin_start(self) -> None:
+        self.state, self.returncode, self._died_at = STARTING, None, 0.0
+        self._holder.send(event="spawned", pid=self.pid)
+        self._start = Start(
+            self.pid,
+            self._began,
+            self._told,
+            self._reader,
+            self._wake,
+            lambda phase: self._holder.send(event="phase", phase=phase),
         )
+        if self._problem:
+            self._start.fail("spawn", self._problem)
+            self._advance_start(self._start)
 
-    def _addresses(self) -> list[tuple[str, int]]:
-        found = process.listening([self.pid])
+    def _advance_start(self, start: Start) -> None:
+        start.look()
+        outcome = start.outcome
+        if outcome is None:
+            return
+        self._start = None
+        if outcome["event"] == "ready":
+            self.state, self._check = READY, None
+            self._address = (outcome["address"], outcome["port"])
+            self._holder.send(**outcome)
+            return
+        # The holder hears of a failure when nothing of it is left.
+        self._leaving, self._then = True, lambda: self._fail(outcome)
+        self._begin_stop(0.0)
+
+    def _fail(self, outcome: dict[str, Any]) -> None:
+        self._holder.send(**outcome, returncode=self.returncode)
+        self._finish()
+
+    def _respawn(self, message: dict[str, Any]) -> None:
+        """Start the server again, in the same log, on the port that the holder wishes."""
+        order, self._problem = self._order, ""
+        with open(order.log, "a", encoding="utf-8") as log:
+            log.write(f"\n--- {message['reason']}; started again ---\n")
+        self._reader = logs.LogReader(order.log, logs.size(order.log))
+        order.set_port(message["port"])
+        self._told["port"] = message["port"]
+        try:
+            self.pid = spawn(order)
+        except SpawnError as error:
+            self.pid, self._problem = 0, str(error)
+        self._began = time.monotonic()
+        self._begin_start()
+
+    # --- a server that is ready -------------------------------------------------------------------
+
+    def _watch_log(self) -> None:
+        self._reader.read()
+        if not self._reader.died:
+            return
         now = time.monotonic()
-        if not found and now - self._last_tree_look > LOOK_EVERY[1]:
-            # Walking the tree reads every process of the host: less often than the server itself.
-            found = process.listening(child.pid for child in process.descendants(os.getpid()))
-            self._last_tree_look = now
-        port = self._order["port"]
-        return [_reachable(ip, number) for ip, number in found if port in (0, number)]
+        self._died_at = self._died_at or now
+        if now - self._died_at > MESSAGE_GRACE:
+            self._wedged(self._reader.died)
 
-    def _probe(self, addresses: list[tuple[str, int]]) -> None:
-        """Ask each address whether it is the server; runs in a thread, for it may block."""
-        from pytest_mlc_server.guardian import probe
+    def _wedged(self, evidence: str) -> None:
+        self.state = WEDGED
+        self._holder.send(event="wedged", evidence=evidence, request=self._request())
+        # At once, and not in order: it would ignore that, and whoever waits for an answer from it
+        # is better served by a closed connection.
+        self._then = lambda: None
+        self._begin_stop(0.0)
 
-        outcome: Callable[[], None] = self._not_yet
-        for address in addresses:
-            remaining = self._order["startup_timeout"] - (time.monotonic() - self.started)
-            url = f"http://{_url_host(address[0])}:{address[1]}"
-            progress = _bind(self._note, url)
-            try:
-                usage = probe.probe(address, self._order["expected"], remaining, progress)
-            except probe.NotYetError as error:
-                progress(str(error))
-            except probe.NeverError as error:
-                outcome = _bind(self._fail, "refused", f"{url}: {error}")
-            else:
-                outcome = _bind(self._ready, address, usage)
-                break
-        self._outcomes.put(outcome)
-        self._wake.send(b"!")
+    def _request(self) -> str:
+        """Return the last request of a client: those of an examination are our own."""
+        return self._reader.last_request if self._check is None else self._last_request
 
-    def _note(self, url: str, text: str) -> None:
-        self._last_answer = f"{url}: {text}"
+    def _begin_check(self, deadline: float) -> None:
+        """Answer whether the server works, from what is known if that is enough."""
+        if self.state == READY:
+            self._reader.read()
+            if self._reader.died:
+                self._wedged(self._reader.died)
+        if self.state != READY or self._address is None:
+            self._holder.send(event="checked", state=self.state)
+        elif self._check is None:
+            self._last_request = self._reader.last_request
+            self._check = Check(
+                self._address, self._told["expected"], self._order.log, deadline, self._on_verdict
+            )
 
-    def _not_yet(self) -> None:
-        """Look again."""
+    def _on_verdict(self, check: Check, verdict: str, evidence: str) -> None:
+        """Take a verdict from the thread of the check to this one."""
+        self._news.put(lambda: self._checked(check, verdict, evidence))
+        self._wake()
 
-    def _ready(self, address: tuple[str, int], usage: dict[str, Any]) -> None:
-        self.state = READY
-        seconds = time.monotonic() - self.started
-        self.send(event="ready", address=address[0], port=address[1], seconds=seconds, usage=usage)
-
-    def _fail(self, reason: str, detail: str) -> None:
-        """End a start that failed; the holder hears of it when nothing of it is left."""
-        seconds = time.monotonic() - self.started
-        self._failure = {"event": "failed", "reason": reason, "detail": detail, "seconds": seconds}
-        self.begin_stop(0.0)
+    def _checked(self, check: Check, verdict: str, evidence: str) -> None:
+        if check is not self._check:
+            return  # of a server that has been started again since
+        if self.state == READY:
+            self._reader.read()
+            if verdict == WEDGED or self._reader.died:
+                self._wedged(self._reader.died or evidence)
+        self._check = None
+        state = verdict if self.state == READY and verdict != WORKING else self.state
+        self._holder.send(event="checked", state=state)
 
     # --- the end ----------------------------------------------------------------------------------
 
@@ -286,48 +270,51 @@ class Loop:
                 return
             if pid == 0:
                 return
-            if pid == self.pid:
+            if pid == self.pid and self.returncode is None:
                 self._exited(os.waitstatus_to_exitcode(status))
 
     def _exited(self, returncode: int) -> None:
         self.returncode = returncode
-        if self.stop is not None:
+        if self._stop is not None:
             return
-        if self.state == STARTING:
-            self._fail("exited", self._reader.died)
-        else:
+        self._reader.read()
+        if self._start is not None:
+            self._start.fail("exited", self._reader.died)
+        elif self.state in (READY, WEDGED):
             self.state = EXITED
-            self.send(event="exited", returncode=returncode)
+            self._holder.send(event="exited", returncode=returncode, request=self._request())
+            # Its workers may live on, and hold the GPU's memory.
+            self._then = lambda: None
+            self._begin_stop(0.0)
 
     def begin_stop(self, timeout: float | None = None) -> None:
-        """Begin to stop the server's tree; a second call can only shorten the time limit."""
-        if timeout is None:
-            timeout = self._order.get("stop_timeout", 0.0)
-        if self.stop is None:
-            self.state = STOPPING
-            self.stop = Stop(self.pid, self._order.get("mark", ""), timeout)
+        """Begin to stop the server's tree and then the keeper.
+
+        Parameters
+        ----------
+        timeout
+            Total time limit in seconds; None takes the holder's `stop_timeout`. A second call can
+            only shorten it.
+        """
+        self._leaving, self._then = True, self._finish
+        self._begin_stop(self._told.get("stop_timeout", 0.0) if timeout is None else timeout)
+
+    def _begin_stop(self, timeout: float) -> None:
+        self._start = None
+        if self._stop is None:
+            self._stop = Stop(self.pid, self._told.get("mark", ""), timeout)
         else:
-            self.stop.hurry(timeout)
+            self._stop.hurry(timeout)
 
-    def _advance_stop(self) -> None:
-        stop = self.stop
-        if stop is None or not stop.advance(alive=bool(self.pid) and self.returncode is None):
+    def _advance_stop(self, stop: Stop) -> None:
+        if not stop.advance(alive=bool(self.pid) and self.returncode is None):
             return
-        if self._failure is not None:
-            self.send(**self._failure, returncode=self.returncode, left=stop.left)
-        self.send(event="stopped", returncode=self.returncode, by=stop.by, left=stop.left)
+        self._stop = None
+        then, self._then = self._then, self._finish
+        self._holder.send(event="ended", returncode=self.returncode, by=stop.by, left=stop.left)
+        then()
+
+    def _finish(self) -> None:
+        self.state = STOPPING
+        self._holder.send(event="stopped")
         self.finished = True
-
-
-def _bind(function: Callable[..., None], *args: object) -> Callable[..., None]:
-    # `functools.partial` would be one import more in a process that is to stay small.
-    return lambda *more: function(*args, *more)
-
-
-def _reachable(ip: str, port: int) -> tuple[str, int]:
-    """Turn the address that a socket listens on into one that can be connected to."""
-    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(ip, ip), port  # noqa: S104
-
-
-def _url_host(ip: str) -> str:
-    return f"[{ip}]" if ":" in ip else ip

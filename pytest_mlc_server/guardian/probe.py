@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
 
 #: What the server's log shows as the client of these requests.
 USER_AGENT = "pytest-mlc-server-probe"
@@ -71,8 +72,27 @@ def probe(
     if not expected["generate"]:
         return {}
     progress("it answers GET /v1/models, but has not generated one token (POST /v1/completions)")
+    return generate(address, expected, remaining)
+
+
+def generate(address: tuple[str, int], expected: Expected, timeout: float) -> dict[str, Any]:
+    """Ask for one token, or for the list of models where nothing is generated.
+
+    Returns
+    -------
+    dict
+        ``usage`` of the token, as the server counts it.
+
+    Raises
+    ------
+    NotYetError, NeverError
+        With what the server answered instead.
+    """
+    if not expected["generate"]:
+        request(address, "GET", "/v1/models", None, expected, timeout)
+        return {}
     wanted = {"model": expected["model"], "prompt": "Hello", "max_tokens": 1}
-    status, body = request(address, "POST", "/v1/completions", wanted, expected, remaining)
+    status, body = request(address, "POST", "/v1/completions", wanted, expected, timeout)
     if status != 200:
         raise _refusal("POST /v1/completions (one token)", status, body)
     answer = _json("POST /v1/completions", body)
@@ -106,15 +126,33 @@ def request(
         data = json.dumps(body).encode()
         headers["Content-Type"] = "application/json"
     try:
+        connection.sock = _connect(address, max(0.1, timeout))
         connection.request(method, path, data, headers)
         response = connection.getresponse()
-        return response.status, response.read(1 << 20)
+        answer = response.read(1 << 20)
+        if response.length:  # cut off: a read with a limit does not say so
+            raise http.client.IncompleteRead(answer, response.length)
+        return response.status, answer
     except TimeoutError:
         raise NotYetError(f"{method} {path}: no answer within {timeout:.0f} s") from None
     except (OSError, http.client.HTTPException) as error:
         raise NotYetError(f"{method} {path}: {type(error).__name__}: {error}") from None
     finally:
         connection.close()
+
+
+def _connect(address: tuple[str, int], timeout: float) -> socket.socket:
+    # `create_connection` looks names up, and the first time loads a codec for that: 4 ms, in which
+    # a server that is ready would wait.
+    channel = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
+    try:
+        channel.settimeout(timeout)
+        channel.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        channel.connect(address)
+    except OSError:
+        channel.close()
+        raise
+    return channel
 
 
 def _refusal(what: str, status: int, body: bytes) -> NotYetError | NeverError:

@@ -10,22 +10,100 @@ from pytest_mlc_server.guardian import system
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
+
+
+#: Descriptor at which the server finds its secret: no command line shows it.
+SECRET_FD = 3
 
 
 class SpawnError(Exception):
     """The server's program could not be executed at all."""
 
 
-def spawn(argv: Sequence[str], env: Mapping[str, str], cwd: str, log: str) -> int:
+class Order:
+    """What to execute.
+
+    Parameters
+    ----------
+    fields
+        The number of arguments, the arguments, the working directory, the log, the secret, the
+        lock file, and the environment as ``NAME=VALUE``.
+
+    Attributes
+    ----------
+    argv, cwd, log, env
+        Command line, working directory, file for the output, whole environment.
+    secret
+        What the server reads from `SECRET_FD`; empty for nothing.
+    lock
+        File whose lock reserves the port; empty for none.
+    """
+
+    def __init__(self, fields: Sequence[str]) -> None:
+        count = int(fields[0])
+        self.argv = list(fields[1 : count + 1])
+        self.cwd, self.log, self.secret, self.lock = fields[count + 1 : count + 5]
+        self.env = dict(pair.split("=", 1) for pair in fields[count + 5 :] if pair)
+
+    def set_port(self, port: int) -> None:
+        """Give another port on the command line."""
+        # The last one: a flag of this name before it would belong to the launcher.
+        for index in range(len(self.argv) - 2, -1, -1):
+            if self.argv[index] == "--port":
+                self.argv[index + 1] = str(port)
+                return
+
+
+def reserve(lock: str) -> int:
+    """Reserve a port among the servers of this package, until this process ends in any way.
+
+    The server binds its port only at the end of its load: without this, a second session would
+    find out only then, after its own load.
+
+    Parameters
+    ----------
+    lock
+        The lock file of the port.
+
+    Returns
+    -------
+    int
+        A descriptor, to be kept open.
+
+    Raises
+    ------
+    SpawnError
+        If another guardian has it.
+    """
+    import fcntl
+
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        descriptor = os.open(lock, flags, 0o600)
+    except OSError as error:
+        raise SpawnError(f"cannot open the lock {lock} of its port: {error.strerror}") from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        holder = os.read(descriptor, 100).decode("ascii", "replace").strip()
+        os.close(descriptor)
+        raise SpawnError(
+            "its port is reserved: another session of this user is starting or running a server "
+            f"there ({holder or 'its guardian did not leave its number'})"
+        ) from None
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, f"guardian process {os.getpid()}".encode())
+    return descriptor
+
+
+def spawn(order: Order) -> int:
     """Start the server in a session of its own, with its output in the log.
 
     Parameters
     ----------
-    argv, env, cwd
-        Command line, whole environment and working directory.
-    log
-        File that its standard output and error are appended to.
+    order
+        What to execute.
 
     Returns
     -------
@@ -38,16 +116,19 @@ def spawn(argv: Sequence[str], env: Mapping[str, str], cwd: str, log: str) -> in
         If the log cannot be opened, the directory entered or the program executed.
     """
     try:
-        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        output = os.open(order.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise SpawnError(f"cannot write the log {log}: {error.strerror}") from None
+        raise SpawnError(f"cannot write the log {order.log}: {error.strerror}") from None
     null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    secret, secret_writer = os.pipe()
+    os.write(secret_writer, order.secret.encode())
+    os.close(secret_writer)
     report, reporter = os.pipe()
     keeper = os.getpid()
     pid = os.fork()
     if pid == 0:
-        _become_server(argv, env, cwd, (null, output), reporter, keeper)
-    for descriptor in (output, null, reporter):
+        _become_server(order, (null, output, secret), reporter, keeper)
+    for descriptor in (output, null, secret, reporter):
         os.close(descriptor)
     problem = b""
     # The pipe closes when the program is executed: until then there may be a report.
@@ -61,27 +142,29 @@ def spawn(argv: Sequence[str], env: Mapping[str, str], cwd: str, log: str) -> in
 
 
 def _become_server(
-    argv: Sequence[str],
-    env: Mapping[str, str],
-    cwd: str,
-    streams: tuple[int, int],
-    reporter: int,
-    keeper: int,
+    order: Order, descriptors: tuple[int, int, int], reporter: int, keeper: int
 ) -> None:
     step = "start a session"
+    null, output, secret = descriptors
     try:
         os.setsid()
         system.die_with_parent(9)
         if os.getppid() != keeper:  # the keeper died before the kernel knew whom to watch
             os._exit(1)
         _default_signals()
-        os.dup2(streams[0], 0)
-        os.dup2(streams[1], 1)
-        os.dup2(streams[1], 2)
-        step = f"enter the directory {cwd}"
-        os.chdir(cwd)
-        step = f"execute {argv[0]}"
-        os.execvpe(argv[0], list(argv), env)  # noqa: S606 - no shell on purpose
+        os.dup2(null, 0)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        if order.secret:
+            if reporter == SECRET_FD:
+                reporter = os.dup(reporter)
+            if secret != SECRET_FD:
+                os.dup2(secret, SECRET_FD)
+            os.set_inheritable(SECRET_FD, True)
+        step = f"enter the directory {order.cwd}"
+        os.chdir(order.cwd)
+        step = f"execute {order.argv[0]}"
+        os.execvpe(order.argv[0], order.argv, order.env)  # noqa: S606 - no shell on purpose
     except OSError as error:
         os.write(reporter, f"cannot {step}: {error.strerror}".encode())
     finally:

@@ -79,7 +79,8 @@ class Stop:
             if self.by == "SIGINT" and elapsed >= TERM_AFTER * self._timeout:
                 self._signal(signal.SIGTERM)
                 for child in self._tree():
-                    _terminate(child)
+                    if child.pid != self._pid:
+                        _terminate(child)
             if elapsed < KILL_AFTER * self._timeout:
                 return False
         if alive:

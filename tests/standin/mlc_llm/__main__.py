@@ -4,6 +4,8 @@ It behaves as ``STANDIN`` in its environment says: words separated by spaces, ea
 ``name=value``. See the functions below for what there is.
 """
 
+# ruff: noqa: A002, ARG002, C901, E501 - a script of many small orders, and one long list of them
+
 import json
 import os
 import signal
@@ -13,14 +15,15 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-ORDERS = dict(
-    word.partition("=")[::2] for word in os.environ.get("STANDIN", "").split()
-)
+ORDERS = dict(word.partition("=")[::2] for word in os.environ.get("STANDIN", "").split())
 ARGS = sys.argv[2:]
 MODEL = ARGS[0] if ARGS else ""
 
 
 def argument(flag, default=None):
+    for word in ARGS:
+        if word.startswith(f"{flag}="):
+            return word.partition("=")[2]
     return ARGS[ARGS.index(flag) + 1] if flag in ARGS else default
 
 
@@ -35,8 +38,41 @@ def write(name, text):
     os.replace(f"{name}.part", name)
 
 
+def note(file, text):
+    """Add a line to a file of facts."""
+    with open(file, "a") as facts:
+        facts.write(f"{text}\n")
+
+
+#: The prompt that has hurt the engine: "wedge", "wedge-silently", "wedge-with-metrics" (silent for
+#: ever), "busy" or "busy-by-log" (silent, and working).
+ENGINE = {"state": "", "steps": 0}
+
+
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+
+    def note_request(self):
+        if "requests" in ORDERS:
+            agent = self.headers.get("User-Agent", "-").partition("/")[0]
+            note(ORDERS["requests"], f"{self.command} {self.path} {agent}")
+
+    def metrics(self):
+        if ENGINE["state"] == "wedge-with-metrics":  # those of a dead engine hang, too
+            threading.Event().wait()
+        if ENGINE["state"] == "busy":
+            ENGINE["steps"] += 1
+        self.reply(200, f"steps\t{ENGINE['steps']}\n".encode(), "text/plain")
+
+    def hurt(self, prompt):
+        """Wedge the engine or keep it busy, as the prompt says; whoever asks waits for ever."""
+        ENGINE["state"] = prompt
+        if prompt == "wedge":
+            engine_dies()
+        while prompt == "busy-by-log":
+            say("[12:00:00] stand-in: another step")
+            time.sleep(0.02)
+        threading.Event().wait()
 
     def reply(self, status, body, kind="application/json"):
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -54,6 +90,10 @@ class Handler(BaseHTTPRequestHandler):
         return False
 
     def do_GET(self):
+        self.note_request()
+        if self.path == "/metrics":
+            self.metrics()
+            return
         if not self.allowed():
             return
         if "silent" in ORDERS:
@@ -65,12 +105,21 @@ class Handler(BaseHTTPRequestHandler):
             self.reply(200, b"<html>hello</html>", "text/html")
             return
         name = ORDERS.get("lists", MODEL)
-        self.reply(200, {"object": "list", "data": [{"id": name, "object": "model"}]})
+        data = [] if "no-models" in ORDERS else [{"id": name, "object": "model"}]
+        self.reply(200, {"object": "list", "data": data})
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])) or b"{}")
+        self.note_request()
+        if self.path == "/debug/reset_engine":
+            self.reply(int(ORDERS.get("reset-status", 200)), None)
+            return
         if not self.allowed():
             return
+        if str(body.get("prompt")).startswith(("wedge", "busy")):
+            self.hurt(body["prompt"])
+        if ENGINE["state"]:
+            threading.Event().wait()
         if "wedged" in ORDERS:
             threading.Event().wait()
         if "generate-status" in ORDERS:
@@ -78,6 +127,7 @@ class Handler(BaseHTTPRequestHandler):
             return
         if body.get("prompt") == "crash":
             os.kill(os.getpid(), signal.SIGSEGV)
+            threading.Event().wait()  # another thread may be the one that takes the signal
         if body.get("prompt") == "exit":
             os._exit(0)
         if body.get("prompt") == "environment":
@@ -106,7 +156,48 @@ def daemon():
     subprocess.run([sys.executable, "-c", code, ORDERS["daemon"]], env=env, check=True)
 
 
-def die_as_an_engine_does():
+def respawn():
+    """Start a supervisor that replaces its worker whenever that is killed, and ignores signals."""
+    code = (
+        "import os, signal, sys\n"
+        "for n in (signal.SIGINT, signal.SIGTERM): signal.signal(n, signal.SIG_IGN)\n"
+        "while True:\n"
+        "    worker = os.fork()\n"
+        "    if not worker:\n"
+        "        with open(sys.argv[1], 'a') as file: file.write(f'{os.getppid()} {os.getpid()}\\n')\n"
+        "        while True: signal.pause()\n"
+        "    os.waitpid(worker, 0)\n"
+    )
+    subprocess.Popen([sys.executable, "-c", code, ORDERS["respawn"]])
+    while not os.path.exists(ORDERS["respawn"]):
+        time.sleep(0.005)
+
+
+def record(path):
+    """Leave the names of the signals that arrive, one a line, and obey none of them."""
+
+    def note(number, _):
+        with open(path, "a") as file:
+            file.write(f"{signal.Signals(number).name}\n")
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, note)
+
+
+def print_log(path):
+    """Print a recorded log, and wait where a line ``@await FILE`` says so for that file."""
+    with open(path, "rb") as log:
+        for line in log:
+            if line.startswith(b"@await "):
+                while not os.path.exists(line.split(b" ", 1)[1].strip()):
+                    time.sleep(0.005)
+            elif line.strip() == b"@compute":
+                sum(range(10_000_000))
+            else:
+                os.write(2, line)
+
+
+def engine_dies():
     """Print what Python prints when a thread dies, and go on without it, as the real server."""
 
     def work():
@@ -115,19 +206,25 @@ def die_as_an_engine_does():
     thread = threading.Thread(target=work, name="Thread-1")
     thread.start()
     thread.join()
-    threading.Event().wait()
+
+
+def starts():
+    """Count the starts so far, this one included."""
+    with open(ORDERS["started"]) as file:
+        return len(file.readlines())
 
 
 def main():
     if "started" in ORDERS:
-        with open(ORDERS["started"], "a") as file:
-            file.write(f"{os.getpid()}\n")
+        note(ORDERS["started"], os.getpid())
     say("stand-in: starting")
     if "say" in ORDERS:
         say(ORDERS["say"])
     if "stubborn" in ORDERS:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
+    if "deaf-to-sigint" in ORDERS:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     if "clean" in ORDERS:
 
         def leave(*_):
@@ -135,8 +232,12 @@ def main():
             os._exit(0)
 
         signal.signal(signal.SIGINT, leave)
+    if "signals" in ORDERS:
+        record(ORDERS["signals"])
     if "daemon" in ORDERS:
         daemon()
+    if "respawn" in ORDERS:
+        respawn()
     if "flood" in ORDERS:
         for _ in range(int(ORDERS["flood"])):
             say("x" * 1000)
@@ -145,13 +246,19 @@ def main():
         os.close(2)
         os.open(os.devnull, os.O_WRONLY)
         os.open(os.devnull, os.O_WRONLY)
+    if "log" in ORDERS:
+        print_log(ORDERS["log"])
+    if "starts" in ORDERS and starts() > int(ORDERS["starts"]):
+        say("stand-in: enough starts")
+        sys.exit(3)
     if "exit" in ORDERS:
         say("stand-in: leaving as ordered")
         sys.exit(int(ORDERS["exit"]))
     if "die" in ORDERS:
         os.kill(os.getpid(), int(ORDERS["die"]))
     if "engine-dies" in ORDERS:
-        die_as_an_engine_does()
+        engine_dies()
+        threading.Event().wait()
     if "hang" in ORDERS:
         threading.Event().wait()
     if "delay" in ORDERS:
@@ -161,15 +268,24 @@ def main():
         import socket
 
         ThreadingHTTPServer.address_family = socket.AF_INET6
-    server = ThreadingHTTPServer((host, port), Handler)
+    while "wait" in ORDERS and not os.path.exists(ORDERS["wait"]):
+        time.sleep(0.005)
+    try:
+        server = ThreadingHTTPServer((host, port), Handler)
+    except OSError:  # as uvicorn
+        say(
+            "ERROR:    [Errno 98] error while attempting to bind on address "
+            f"('{host}', {port}): address already in use"
+        )
+        sys.exit(3)
     server.daemon_threads = True
     say(f"INFO:     Uvicorn running on http://{host}:{server.server_port} (Press CTRL+C to quit)")
     if "ready-at" in ORDERS:
         write(ORDERS["ready-at"], repr(time.time()))
-    try:
-        server.serve_forever(0.02)
-    except KeyboardInterrupt:
-        sys.exit(0)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        # No exception for it: one that is raised in a callback of the interpreter is swallowed.
+        signal.signal(signal.SIGINT, lambda *_: os._exit(0))
+    server.serve_forever(0.02)
 
 
 main()

@@ -1,0 +1,145 @@
+"""The keeper's end of a lease: messages of its holder, and the holder's end."""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import socket
+
+from pytest_mlc_server import process
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+#: How often a holder is looked for where the kernel does not tell of its end, in seconds.
+LOOK_EVERY = 0.25
+
+#: A holder that sends more than this without ending its line does not speak our language.
+LONGEST_MESSAGE = 16 << 20
+
+
+class Holder:
+    """One holder of a lease.
+
+    Parameters
+    ----------
+    descriptor
+        The lease's socket.
+    selector
+        Where to wait for it.
+    on_message
+        Called with each message.
+    on_lost
+        Called once, when the holder has closed the socket or its process has ended.
+    """
+
+    def __init__(
+        self,
+        descriptor: int,
+        selector: selectors.BaseSelector,
+        on_message: Callable[[dict[str, Any]], None],
+        on_lost: Callable[[], None],
+    ) -> None:
+        self._socket = socket.socket(fileno=descriptor)
+        self._socket.setblocking(False)
+        self._selector = selector
+        self._on_message = on_message
+        self._on_lost = on_lost
+        self._inbox = b""
+        self._pid = 0
+        self._pidfd: int | None = None
+        self._lost = False
+        selector.register(self._socket, selectors.EVENT_READ, self._read)
+
+    @property
+    def must_be_looked_for(self) -> bool:
+        """Whether `look` must be called now and then: the kernel tells nothing."""
+        return bool(self._pid) and self._pidfd is None and not self._lost
+
+    def watch_process(self, pid: int, start: str) -> None:
+        """Watch the process that holds the lease: a fork of it may keep the socket open.
+
+        Parameters
+        ----------
+        pid
+            Its number.
+        start
+            What tells it from a later process with that number (`process.start_time`).
+        """
+        self._pid = pid
+        try:
+            self._pidfd = os.pidfd_open(pid)
+        except AttributeError:
+            return  # no pidfd on this platform: the loop calls `look`
+        except OSError:
+            self.lose()
+            return
+        if process.start_time(pid) != start:
+            self.lose()
+            return
+        self._selector.register(self._pidfd, selectors.EVENT_READ, self.lose)
+
+    def look(self) -> None:
+        """Look whether the holder's process is there."""
+        try:
+            os.kill(self._pid, 0)
+        except ProcessLookupError:
+            self.lose()
+        except PermissionError:
+            pass
+
+    def send(self, **message: Any) -> None:
+        """Tell the holder something; one that is gone cannot be told."""
+        try:
+            self._socket.sendall(json.dumps(message).encode() + b"\n")
+        except OSError:
+            pass
+
+    def lose(self) -> None:
+        """Take the lease for lost."""
+        if self._lost:
+            return
+        self._lost = True
+        for watched in (self._socket, self._pidfd):
+            if watched is not None:
+                try:
+                    self._selector.unregister(watched)
+                except (KeyError, ValueError):
+                    continue
+        self._on_lost()
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
+
+    def _read(self) -> None:
+        try:
+            data = self._socket.recv(1 << 20)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self.lose()
+            return
+        *lines, self._inbox = (self._inbox + data).split(b"\n")
+        for line in lines:
+            message = parse(line)
+            if message is None:
+                self.lose()
+                return
+            self._on_message(message)
+        if len(self._inbox) > LONGEST_MESSAGE:
+            self.lose()
+
+
+def parse(line: bytes) -> dict[str, Any] | None:
+    """Read a message; None if it is none: whoever sent it holds no lease of ours."""
+    try:
+        message = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return message if isinstance(message, dict) else None
