@@ -74,7 +74,7 @@ def failed_start(
         brief = headline
     else:
         headline, brief = _headline(config, message, detail, end)
-        advice = _advice(config, reason, detail, end)
+        advice = _advice(config, reason, message["seconds"], detail, end)
     evidence = [detail] if detail and detail not in headline else []
     phases = _phases(message)
     lines = [headline, *evidence]
@@ -93,7 +93,7 @@ def _headline(
     reason, seconds = message["reason"], message["seconds"]
     happened = {
         "exited": f"its process ended ({process.describe_exit(message['returncode'])})",
-        "timeout": f"it was not ready within {config.startup_timeout:g} s",
+        "timeout": f"it was not ready within {_limit(config, seconds):g} s",
         "engine": "its engine died while its process lived on",
         "refused": "it answers, but not as this server should",
         "spawn": "its program cannot be executed",
@@ -107,7 +107,17 @@ def _headline(
     return failed, f"{failed}: {end.splitlines()[-1]}" if end else failed
 
 
-def _advice(config: ServerConfig, reason: str, detail: str, end: str) -> str | None:
+def _limit(config: ServerConfig, seconds: float) -> float:
+    """Return the time limit that a start which took so long has reached."""
+    reached = seconds >= config.startup_limit > config.startup_timeout
+    return config.startup_limit if reached else config.startup_timeout
+
+
+def _advice(
+    config: ServerConfig, reason: str, seconds: float, detail: str, end: str
+) -> str | None:
+    if reason == "timeout" and _limit(config, seconds) > config.startup_timeout:
+        return "A start that makes progress for longer: --mlc-startup-limit (seconds)."
     if reason == "timeout":
         return (
             "A start that needs longer: --mlc-startup-timeout (seconds). Downloads and "

@@ -93,6 +93,7 @@ class LaunchPlan:
         """Return what the guardian must know beside what it executes."""
         return {
             "mark": self.env[MARK],
+            "host": config.host,
             "port": self.port,
             "startup_timeout": config.startup_timeout,
             "startup_limit": max(config.startup_limit, config.startup_timeout),

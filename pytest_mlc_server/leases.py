@@ -11,6 +11,7 @@ import importlib.util
 import json
 import os
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -31,6 +32,11 @@ class _Guardian(subprocess.Popen[bytes]):
         if self.poll() is None:
             self.returncode = 0
         super().__del__()
+
+
+#: Processes without which this one has no use for servers either: the controller of an xdist
+#: worker, which lives on for 5 to 15 s after its controller was killed.
+also_needed: list[int] = []
 
 
 class GuardianLostError(Exception):
@@ -69,16 +75,17 @@ class Lease:
         self._owner = os.getpid()
         self._log = log
         self._inbox = b""
+        self._keeper, self._keeper_start = 0, ""
         self._socket, theirs = socket.socketpair()
         with theirs:
             self._guardian = _start_guardian(theirs, log)
         pairs = (f"{name}={value}" for name, value in env.items())
         fields = [str(len(argv)), *argv, cwd, log, secret, lock, *pairs]
         record = b"\0".join(os.fsencode(field) for field in fields)
-        me = {"holder": self._owner, "holder_start": process.start_time(self._owner)}
+        holders = [(pid, process.start_time(pid)) for pid in (self._owner, *also_needed)]
         try:
             self._socket.sendall(len(record).to_bytes(4, "big") + record)
-            self._socket.sendall(json.dumps({**order, **me}).encode() + b"\n")
+            self._socket.sendall(json.dumps({**order, "holders": holders}).encode() + b"\n")
         except OSError:
             pass  # the guardian is gone already: the first `next` says so
 
@@ -113,6 +120,9 @@ class Lease:
             self._inbox += data
         line, _, self._inbox = self._inbox.partition(b"\n")
         message: dict[str, Any] = json.loads(line)
+        if message.get("event") == "spawned":
+            self._keeper = message["keeper"]
+            self._keeper_start = process.start_time(self._keeper)
         return message
 
     def send(self, **message: Any) -> None:
@@ -159,14 +169,24 @@ class Lease:
         try:
             self._guardian.wait(max(1.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
-            self._guardian.kill()
-            self._guardian.wait()
+            self._end_guardian()
             self.sweep()
-        words = _words_path(self._log)
+        words = logs.words_path(self._log)
         if logs.size(words) == 0:
             with contextlib.suppress(OSError):
                 os.unlink(words)
         return ended
+
+    def _end_guardian(self) -> None:
+        """Kill a guardian that does nothing any more: stopped with SIGSTOP, say."""
+        if self._keeper and process.start_time(self._keeper) == self._keeper_start:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._keeper, signal.SIGKILL)  # the watcher then ends what it left
+        try:
+            self._guardian.wait(5.0)
+        except subprocess.TimeoutExpired:
+            self._guardian.kill()
+            self._guardian.wait()
 
     def leave(self) -> None:
         """Close the lease without waiting for the end of anything."""
@@ -189,21 +209,19 @@ class Lease:
 
     def _last_words(self) -> str:
         try:
-            with open(_words_path(self._log), encoding="utf-8", errors="replace") as file:
+            with open(logs.words_path(self._log), encoding="utf-8", errors="replace") as file:
                 return file.read()[-2000:].strip()
         except OSError:
             return ""
-
-
-def _words_path(log: str) -> str:
-    return f"{log.removesuffix('.log')}.guardian.log"
 
 
 def _start_guardian(lease: socket.socket, log: str) -> subprocess.Popen[bytes]:
     psutil = importlib.util.find_spec("psutil")
     psutil_home = os.path.dirname(os.path.dirname((psutil and psutil.origin) or ""))
     entry = os.path.join(os.path.dirname(__file__), "guardian", "__main__.py")
-    words = os.open(_words_path(log), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    words = os.open(
+        logs.words_path(log), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
+    )
     try:
         return _Guardian(
             [sys.executable, "-I", "-S", entry, str(lease.fileno()), psutil_home],

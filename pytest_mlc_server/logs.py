@@ -43,6 +43,9 @@ _PHASE_BEGINS = (
 
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 
+#: What is read of a line, in bytes.
+LONGEST_LINE = 65536
+
 
 def plain(text: str) -> str:
     """Return a text without terminal colours and without characters that a report cannot hold."""
@@ -56,6 +59,11 @@ def size(path: str) -> int:
         return os.stat(path).st_size
     except OSError:
         return 0
+
+
+def words_path(log: str) -> str:
+    """Return where the guardian of a server writes, beside the server's log."""
+    return f"{log.removesuffix('.log')}.guardian.log"
 
 
 def read(path: str, start: int = 0, end: int | None = None, limit: int = 1 << 20) -> str:
@@ -124,9 +132,9 @@ class LogReader:
             return False
         self._offset += len(data)
         *lines, self._rest = (self._rest + data).split(b"\n")
-        self._rest = self._rest[-65536:]  # a server that never ends its line must not fill us
+        self._rest = self._rest[:LONGEST_LINE]  # a server that never ends its line must not fill us
         for line in lines:
-            self._line(plain(line.decode("utf-8", "replace")).rstrip())
+            self._line(plain(line[:LONGEST_LINE].decode("utf-8", "replace")).rstrip())
         return bool(data)
 
     def _line(self, line: str) -> None:

@@ -607,6 +607,7 @@ class PopenServer:
 
     def _end(self) -> None:
         self.pid = None
+        self._port = self.config.port
         if self._state != "exited":
             self._state = "stopped"
         if self._live is not None:

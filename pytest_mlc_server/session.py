@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -65,10 +66,13 @@ class Session:
 
     def open_pool(self, live_output: int) -> tuple[ServerPool, Health]:
         """Make the pool of servers, and what looks after them."""
+        from pytest_mlc_server import leases
         from pytest_mlc_server.health import Health
         from pytest_mlc_server.pool import ServerPool
 
         if self._pool is None or self.health is None:
+            if self.worker:
+                leases.also_needed[:] = [os.getppid()]
             name = f"{self.config.engine}-{self.worker}" if self.worker else f"{self.config.engine}"
             self._pool = ServerPool(
                 name, port_offset=worker_number(self.worker), live_output=live_output

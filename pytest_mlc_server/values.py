@@ -244,9 +244,11 @@ def override_value(key: str, value: Any) -> OverrideValue:
         raise wrong
     try:
         typed: OverrideValue = kind(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise wrong from None
     if isinstance(typed, float) and not math.isfinite(typed):
+        raise wrong
+    if isinstance(typed, int) and abs(typed) >= 1 << 63:
         raise wrong
     if isinstance(typed, str) and ";" in typed:
         # Upstream splits the whole text at ";", so the server would refuse to start.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -123,3 +125,28 @@ def test_the_child_starts_in_a_session_of_its_own(standin: Servers) -> None:
     sessions = {os.getsid(kin.server), os.getsid(kin.watcher), os.getsid(0)}
     assert os.getsid(kin.server) == kin.server
     assert len(sessions) == 3
+
+
+def test_sigint_reaches_the_server_behind_a_launcher(standin: Servers, tmp_path: Path) -> None:
+    launcher, clean = tmp_path / "launcher", tmp_path / "clean"
+    launcher.write_text(f'#!/bin/sh\n{shlex.quote(sys.executable)} "$@"\nexit $?\n')
+    launcher.chmod(0o755)
+    server = standin(f"clean={clean}", python=launcher, stop_timeout=WATCHDOG)
+    server.start()
+    server.terminate()
+    assert clean.read_text() == "closed in order"
+    assert server.returncode == 0
+
+
+def test_a_guardian_that_was_stopped_is_ended_with_its_server(
+    standin: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pytest_mlc_server.server.GUARDIAN_GRACE", 1.0)
+    daemon = tmp_path / "daemon"
+    server = standin(f"daemon={daemon}", "scrub", stop_timeout=0)
+    server.start()
+    kin = Kin.of(server)
+    os.kill(kin.keeper, signal.SIGSTOP)
+    server.terminate()
+    for pid in (kin.server, kin.keeper, kin.watcher, int(daemon.read_text())):
+        await_gone(pid)

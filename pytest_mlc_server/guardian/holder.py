@@ -49,18 +49,18 @@ class Holder:
         self._on_message = on_message
         self._on_lost = on_lost
         self._inbox = b""
-        self._pid = 0
-        self._pidfd: int | None = None
+        self._pidfds: list[int] = []
+        self._looked_for: list[int] = []
         self._lost = False
         selector.register(self._socket, selectors.EVENT_READ, self._read)
 
     @property
     def must_be_looked_for(self) -> bool:
         """Whether `look` must be called now and then: the kernel tells nothing."""
-        return bool(self._pid) and self._pidfd is None and not self._lost
+        return bool(self._looked_for) and not self._lost
 
     def watch_process(self, pid: int, start: str) -> None:
-        """Watch the process that holds the lease: a fork of it may keep the socket open.
+        """Watch a process without which there is no lease; a fork may keep the socket open.
 
         Parameters
         ----------
@@ -69,27 +69,31 @@ class Holder:
         start
             What tells it from a later process with that number (`process.start_time`).
         """
-        self._pid = pid
+        if self._lost:
+            return
         try:
-            self._pidfd = os.pidfd_open(pid)
-        except AttributeError:
-            return  # no pidfd on this platform: the loop calls `look`
-        except OSError:
+            pidfd = os.pidfd_open(pid)
+        except ProcessLookupError:
             self.lose()
             return
+        except (AttributeError, OSError):
+            self._looked_for.append(pid)  # no pidfd on this platform: the loop calls `look`
+            return
+        self._pidfds.append(pidfd)
         if process.start_time(pid) != start:
             self.lose()
             return
-        self._selector.register(self._pidfd, selectors.EVENT_READ, self.lose)
+        self._selector.register(pidfd, selectors.EVENT_READ, self.lose)
 
     def look(self) -> None:
-        """Look whether the holder's process is there."""
-        try:
-            os.kill(self._pid, 0)
-        except ProcessLookupError:
-            self.lose()
-        except PermissionError:
-            pass
+        """Look whether the processes are there."""
+        for pid in self._looked_for:
+            try:
+                os.kill(pid, 0)
+            except ProcessLookupError:
+                self.lose()
+            except PermissionError:
+                pass
 
     def send(self, **message: Any) -> None:
         """Tell the holder something; one that is gone cannot be told."""
@@ -103,12 +107,12 @@ class Holder:
         if self._lost:
             return
         self._lost = True
-        for watched in (self._socket, self._pidfd):
-            if watched is not None:
-                try:
-                    self._selector.unregister(watched)
-                except (KeyError, ValueError):
-                    continue
+        watching: list[socket.socket | int] = [self._socket, *self._pidfds]
+        for watched in watching:
+            try:
+                self._selector.unregister(watched)
+            except (KeyError, ValueError):
+                continue
         self._on_lost()
 
     def close(self) -> None:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import Any
 
+    import psutil
+
 STARTING, READY, WEDGED, EXITED, STOPPING = "starting", "ready", "wedged", "exited", "stopping"
 
 #: How often the log of a server that is ready is looked at, in seconds: one system call.
@@ -66,6 +68,7 @@ class Loop:
         self._last_request = ""
         self._discard = ""
         self._leaving = False
+        self._serving: psutil.Process | None = None
         self._signalled = False
         self._news: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._selector = selectors.DefaultSelector()
@@ -116,6 +119,12 @@ class Loop:
                 self.begin_stop()
             self._tick()
         self._holder.close()
+        words = logs.words_path(self._order.log)
+        if logs.size(words) == 0:
+            try:
+                os.unlink(words)
+            except OSError:
+                pass
         if self._discard:
             shutil.rmtree(self._discard, ignore_errors=True)
 
@@ -144,7 +153,8 @@ class Loop:
         operation = message.get("op")
         if not self._told:
             self._told = message
-            self._holder.watch_process(message["holder"], message["holder_start"])
+            for pid, start in message["holders"]:
+                self._holder.watch_process(pid, start)
             self._begin_start()
         elif operation == "stop":
             self._discard = message.get("discard") or ""
@@ -160,7 +170,8 @@ class Loop:
 
     def _begin_start(self) -> None:
         self.state, self.returncode, self._died_at = STARTING, None, 0.0
-        self._holder.send(event="spawned", pid=self.pid)
+        self._serving = None
+        self._holder.send(event="spawned", pid=self.pid, keeper=os.getpid())
         self._start = Start(
             self.pid,
             self._began,
@@ -178,9 +189,10 @@ class Loop:
         outcome = start.outcome
         if outcome is None:
             return
+        start.close()
         self._start = None
         if outcome["event"] == "ready":
-            self.state, self._check = READY, None
+            self.state, self._check, self._serving = READY, None, start.serving
             self._address = (outcome["address"], outcome["port"])
             self._holder.send(**outcome)
             return
@@ -300,9 +312,11 @@ class Loop:
         self._begin_stop(self._told.get("stop_timeout", 0.0) if timeout is None else timeout)
 
     def _begin_stop(self, timeout: float) -> None:
-        self._start = None
+        if self._start is not None:
+            self._start.close()
+            self._start = None
         if self._stop is None:
-            self._stop = Stop(self.pid, self._told.get("mark", ""), timeout)
+            self._stop = Stop(self.pid, self._told.get("mark", ""), timeout, self._serving)
         else:
             self._stop.hurry(timeout)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import queue
+import socket
 import threading
 import time
 
@@ -15,11 +16,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    import psutil
+
 #: Bounds of the pause between two looks for the server's socket, in seconds. A look costs from
 #: 0.2 ms to several ms on a busy host; the pause is a multiple of the cost, so that looking takes
 #: a few percent of one core however long the start is.
 LOOK_EVERY = (0.004, 0.1)
 LOOK_SHARE = 12
+
+#: Bounds of the pause between two probes of a server that is not ready yet, in seconds.
+PROBE_EVERY = (0.005, 0.5)
 
 #: How long a dead engine's message may go on after its first line, in seconds.
 MESSAGE_GRACE = 0.1
@@ -40,7 +46,7 @@ class Start:
     began
         When it was executed, on the monotonic clock.
     order
-        What the holder ordered: ``port``, ``expected``, the time limits.
+        What the holder ordered: ``host``, ``port``, ``expected``, the time limits.
     reader
         The server's log.
     wake
@@ -63,6 +69,8 @@ class Start:
         """Seconds spent in each phase so far, by its name."""
         self.outcome: dict[str, Any] | None = None
         """The message for the holder, once the start is over."""
+        self.serving: psutil.Process | None = None
+        """The process that serves, where a launcher stands between it and the keeper."""
         self._pid = pid
         self._order = order
         self._reader = reader
@@ -77,7 +85,9 @@ class Start:
         self._look_cost = 0.0
         self._next_progress = 0.0
         self._activity = 0.0
+        self._held = hold_port(order["host"], order["port"])
         self._probing = False
+        self._patience, self._next_probe = PROBE_EVERY[0], 0.0
         self._answers: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._last_answer = self._asking = ""
 
@@ -107,7 +117,7 @@ class Start:
         elif self._out_of_time(now, grew):
             seen = "\nthen: ".join(filter(None, (self._last_answer, self._asking)))
             self.fail("timeout", seen or "it listened on no TCP port")
-        elif not self._probing:
+        elif not self._probing and now >= self._next_probe:
             self._look_for_socket()
         pause = min(max(LOOK_EVERY[0], LOOK_SHARE * self._look_cost), LOOK_EVERY[1])
         self._next_look = time.monotonic() + pause
@@ -124,13 +134,20 @@ class Start:
             "phases": self.phases,
         }
 
+    def close(self) -> None:
+        """Let go of the port."""
+        if self._held is not None:
+            self._held.close()
+            self._held = None
+
     def _set_phase(self, phase: str, now: float) -> None:
         if phase == self._phase:
             return
         if self._phase:
             spent = self.phases.get(self._phase, 0.0) + now - self._phase_began
             self.phases[self._phase] = spent
-        self._phase, self._phase_began = phase, now
+            self._phase_began = now  # the first one began with the process
+        self._phase = phase
         if phase:
             self._on_phase(phase)
 
@@ -204,9 +221,21 @@ class Start:
         self._last_answer, self._asking = f"{url}: {text}", ""
 
     def _not_yet(self) -> None:
-        """Look again."""
+        """Look again, less and less often: each probe is a line in the server's log."""
+        self._patience = min(2 * self._patience, PROBE_EVERY[1])
+        self._next_probe = time.monotonic() + self._patience
+
+    def _serving(self, port: int) -> psutil.Process | None:
+        """Return the process that listens, where it is not the one that was executed."""
+        if any(number == port for _, number in process.listening([self._pid])):
+            return None
+        for child in process.descendants(os.getpid()):
+            if any(number == port for _, number in process.listening([child.pid])):
+                return child
+        return None
 
     def _ready(self, address: tuple[str, int], usage: dict[str, Any]) -> None:
+        self.serving = self._serving(address[1])
         self._set_phase("", time.monotonic())
         self.outcome = {
             "event": "ready",
@@ -216,6 +245,31 @@ class Start:
             "phases": self.phases,
             "usage": usage,
         }
+
+
+def hold_port(host: str, port: int) -> socket.socket | None:
+    """Keep strangers away from a port that the server will bind when its load is over.
+
+    The socket is bound and does not listen: a program that does not ask for `SO_REUSEADDR` finds
+    the port occupied. The server asks for it, as uvicorn does, and binds beside it. What cannot be
+    held is left to the server.
+    """
+    if not port:
+        return None
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        held = socket.socket(family, kind, protocol)
+    except OSError:
+        return None
+    try:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(address)
+    except OSError:
+        held.close()
+        return None
+    return held
 
 
 def _bind(function: Callable[..., None], *args: object) -> Callable[..., None]:

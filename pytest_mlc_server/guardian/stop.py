@@ -35,6 +35,8 @@ class Stop:
         The tree's mark, for platforms where orphans do not come to the keeper.
     timeout
         Total time limit in seconds; 0 kills at once.
+    serving
+        The process that serves, where `pid` only launched it: SIGINT is for that one.
 
     Attributes
     ----------
@@ -44,11 +46,14 @@ class Stop:
         Process ids that survived everything.
     """
 
-    def __init__(self, pid: int, mark: str, timeout: float) -> None:
+    def __init__(
+        self, pid: int, mark: str, timeout: float, serving: psutil.Process | None = None
+    ) -> None:
         self.by = ""
         self.left: list[int] = []
         self._pid = pid
         self._mark = mark
+        self._serving = serving
         self._began = time.monotonic()
         self._timeout = timeout
         self._killing_since = 0.0
@@ -80,7 +85,7 @@ class Stop:
                 self._signal(signal.SIGTERM)
                 for child in self._tree():
                     if child.pid != self._pid:
-                        _terminate(child)
+                        _send(child, signal.SIGTERM)
             if elapsed < KILL_AFTER * self._timeout:
                 return False
         if alive:
@@ -89,6 +94,9 @@ class Stop:
 
     def _signal(self, number: signal.Signals) -> None:
         self.by = number.name
+        if number == signal.SIGINT and self._serving is not None:
+            _send(self._serving, number)
+            return
         try:
             os.kill(self._pid, number)  # not reaped yet: the number cannot be another's
         except ProcessLookupError:
@@ -123,10 +131,10 @@ def _has_children() -> bool:
     return True
 
 
-def _terminate(child: psutil.Process) -> None:
+def _send(child: psutil.Process, number: signal.Signals) -> None:
     import psutil
 
     try:
-        child.terminate()
+        child.send_signal(number)
     except psutil.Error:
         pass

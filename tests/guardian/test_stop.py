@@ -39,8 +39,8 @@ class Child:
     pid: int
     machine: Machine
 
-    def terminate(self) -> None:
-        self.machine.kill(self.pid, signal.SIGTERM)
+    def send_signal(self, number: signal.Signals) -> None:
+        self.machine.kill(self.pid, number)
 
 
 @pytest.fixture
@@ -151,3 +151,10 @@ def test_the_server_may_end_before_its_signal_comes(
     stop = Stop(SERVER, "mark", 10.0)
     assert not stop.advance(alive=True)
     assert stop.by == "SIGINT"
+
+
+def test_sigint_goes_to_the_process_that_serves(machine: Machine) -> None:
+    serving = cast(psutil.Process, Child(CHILD, machine))
+    stop = Stop(SERVER, "mark", 10.0, serving)
+    assert not stop.advance(alive=True)
+    assert machine.sent == [(CHILD, "SIGINT")]

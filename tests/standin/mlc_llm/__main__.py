@@ -185,14 +185,18 @@ def record(path):
 
 
 def print_log(path):
-    """Print a recorded log, and wait where a line ``@await FILE`` says so for that file."""
+    """Print a recorded log; a line ``@await FILE`` in it waits for that file."""
     with open(path, "rb") as log:
         for line in log:
             if line.startswith(b"@await "):
                 while not os.path.exists(line.split(b" ", 1)[1].strip()):
                     time.sleep(0.005)
-            elif line.strip() == b"@compute":
-                sum(range(10_000_000))
+            elif line.startswith(b"@repeat "):
+                # The rest of the line again and again, for ever or until such a file is there.
+                until, text = line[8:].split(b" ", 1)
+                while not os.path.exists(until):
+                    os.write(2, text)
+                    time.sleep(0.02)
             else:
                 os.write(2, line)
 
