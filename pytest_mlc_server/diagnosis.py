@@ -113,9 +113,7 @@ def _limit(config: ServerConfig, seconds: float) -> float:
     return config.startup_limit if reached else config.startup_timeout
 
 
-def _advice(
-    config: ServerConfig, reason: str, seconds: float, detail: str, end: str
-) -> str | None:
+def _advice(config: ServerConfig, reason: str, seconds: float, detail: str, end: str) -> str | None:
     if reason == "timeout" and _limit(config, seconds) > config.startup_timeout:
         return "A start that makes progress for longer: --mlc-startup-limit (seconds)."
     if reason == "timeout":

@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pytest_mlc_server import logs, process
+from pytest_mlc_server.errors import ConfigError
 
 #: Guardians that were not waited for; looked at again, so that they do not stay as zombies.
 _leaving: list[subprocess.Popen[bytes]] = []
@@ -37,6 +38,9 @@ class _Guardian(subprocess.Popen[bytes]):
 #: Processes without which this one has no use for servers either: the controller of an xdist
 #: worker, which lives on for 5 to 15 s after its controller was killed.
 also_needed: list[int] = []
+
+#: A guardian that says more than this without ending its line is none, in bytes.
+LONGEST_MESSAGE = 16 << 20
 
 
 class GuardianLostError(Exception):
@@ -76,12 +80,14 @@ class Lease:
         self._log = log
         self._inbox = b""
         self._keeper, self._keeper_start = 0, ""
+        pairs = (f"{name}={value}" for name, value in env.items())
+        fields = [str(len(argv)), *argv, cwd, log, secret, lock, *pairs]
+        if any("\0" in field for field in fields):
+            raise ConfigError("a command line, a directory or an environment cannot hold a NUL")
+        record = b"\0".join(os.fsencode(field) for field in fields)
         self._socket, theirs = socket.socketpair()
         with theirs:
             self._guardian = _start_guardian(theirs, log)
-        pairs = (f"{name}={value}" for name, value in env.items())
-        fields = [str(len(argv)), *argv, cwd, log, secret, lock, *pairs]
-        record = b"\0".join(os.fsencode(field) for field in fields)
         holders = [(pid, process.start_time(pid)) for pid in (self._owner, *also_needed)]
         try:
             self._socket.sendall(len(record).to_bytes(4, "big") + record)
@@ -115,13 +121,17 @@ class Lease:
             if not poll.poll(remaining * 1000):
                 return None
             data = self._receive()
-            if not data:
+            if not data or len(self._inbox) > LONGEST_MESSAGE:
                 raise GuardianLostError(self._last_words())
             self._inbox += data
         line, _, self._inbox = self._inbox.partition(b"\n")
-        message: dict[str, Any] = json.loads(line)
-        if message.get("event") == "spawned":
-            self._keeper = message["keeper"]
+        try:
+            message: dict[str, Any] = json.loads(line)
+            event = message["event"]
+            self._keeper = int(message["keeper"]) if event == "spawned" else self._keeper
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+            raise GuardianLostError(f"it sent what is no message: {line[:200]!r}") from None
+        if event == "spawned":
             self._keeper_start = process.start_time(self._keeper)
         return message
 

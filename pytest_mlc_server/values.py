@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import re
-import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
@@ -363,6 +362,8 @@ def _text(value: Any) -> str | None:
 
 def _api_key(value: Any) -> str | None:
     if value == "auto":
+        import secrets  # takes longer to import than all of this module
+
         return secrets.token_urlsafe(24)
     return _text(value)
 

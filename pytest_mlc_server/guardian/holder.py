@@ -147,3 +147,33 @@ def parse(line: bytes) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return message if isinstance(message, dict) else None
+
+
+def seconds(value: Any) -> float:
+    """Read a time; raise ValueError if it is none that can be waited for."""
+    number = float(value)
+    if not 0 <= number < 1e9:
+        raise ValueError(f"{value!r} is no number of seconds")
+    return number
+
+
+def checked(order: dict[str, Any]) -> list[tuple[int, str]]:
+    """Check a holder's first message; return the processes that hold the lease.
+
+    Raises
+    ------
+    KeyError, TypeError, ValueError
+        If it is no order.
+    """
+    for name in ("startup_timeout", "startup_limit", "stop_timeout"):
+        order[name] = seconds(order[name])
+    order["port"] = int(order["port"])
+    expected = order["expected"]
+    texts = (order["mark"], expected["model"], expected["api_key"] or "")
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError("a text is none")
+    expected["generate"] = bool(expected["generate"])
+    holders = [(int(pid), str(start)) for pid, start in order["holders"]]
+    if not all(0 < pid < 1 << 31 for pid, _ in holders):
+        raise ValueError("a number is no process id")
+    return holders

@@ -18,7 +18,11 @@ def main(lease: int) -> None:
     """
     from pytest_mlc_server.guardian.spawn import Order, SpawnError, reserve, spawn
 
-    order = Order(read_order(lease))
+    try:
+        order = Order(read_order(lease))
+    except ValueError as error:
+        sys.stderr.write(f"the order cannot be read: {error}\n")
+        return
     problem, pid = "", 0
     try:
         if order.lock:
@@ -47,7 +51,7 @@ def read_order(lease: int) -> list[str]:
 def _read_exactly(descriptor: int, size: int) -> bytes:
     data = b""
     while len(data) < size:
-        chunk = os.read(descriptor, size - len(data))
+        chunk = os.read(descriptor, min(size - len(data), 1 << 20))
         if not chunk:
             os._exit(0)  # the holder ended before it said what it wanted: nothing was started
         data += chunk

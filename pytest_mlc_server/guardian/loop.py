@@ -14,7 +14,7 @@ from pytest_mlc_server import logs
 from pytest_mlc_server.guardian.check import READY as WORKING
 from pytest_mlc_server.guardian.check import Check
 from pytest_mlc_server.guardian.holder import LOOK_EVERY as LOOK_FOR_HOLDER_EVERY
-from pytest_mlc_server.guardian.holder import Holder
+from pytest_mlc_server.guardian.holder import Holder, checked, seconds
 from pytest_mlc_server.guardian.spawn import Order, SpawnError, spawn
 from pytest_mlc_server.guardian.start import MESSAGE_GRACE, Start
 from pytest_mlc_server.guardian.stop import Stop
@@ -150,21 +150,31 @@ class Loop:
     # --- messages of the holder -------------------------------------------------------------------
 
     def _on_message(self, message: dict[str, Any]) -> None:
+        try:
+            self._obey(message)
+        except (KeyError, TypeError, ValueError, OverflowError):
+            self._holder.lose()  # whoever sent this holds no lease of ours
+
+    def _obey(self, message: dict[str, Any]) -> None:
         operation = message.get("op")
         if not self._told:
+            holders = checked(message)
             self._told = message
-            for pid, start in message["holders"]:
+            for pid, start in holders:
                 self._holder.watch_process(pid, start)
             self._begin_start()
         elif operation == "stop":
-            self._discard = message.get("discard") or ""
-            self.begin_stop(message["timeout"])
+            timeout = seconds(message["timeout"])
+            self._discard = str(message.get("discard") or "")
+            self.begin_stop(timeout)
         elif operation == "check":
-            self._begin_check(message["deadline"])
+            self._begin_check(seconds(message["deadline"]))
         elif operation == "restart" and not self._leaving:
+            timeout, port = seconds(message["timeout"]), int(message["port"])
+            reason = str(message["reason"])
             # Also while what a server that died has left is being ended.
-            self._then = lambda: self._respawn(message)
-            self._begin_stop(message["timeout"])
+            self._then = lambda: self._respawn(port, reason)
+            self._begin_stop(timeout)
 
     # --- the start --------------------------------------------------------------------------------
 
@@ -204,14 +214,14 @@ class Loop:
         self._holder.send(**outcome, returncode=self.returncode)
         self._finish()
 
-    def _respawn(self, message: dict[str, Any]) -> None:
+    def _respawn(self, port: int, reason: str) -> None:
         """Start the server again, in the same log, on the port that the holder wishes."""
         order, self._problem = self._order, ""
-        with open(order.log, "a", encoding="utf-8") as log:
-            log.write(f"\n--- {message['reason']}; started again ---\n")
+        with open(order.log, "a", encoding="utf-8", errors="replace") as log:
+            log.write(f"\n--- {reason}; started again ---\n")
         self._reader = logs.LogReader(order.log, logs.size(order.log))
-        order.set_port(message["port"])
-        self._told["port"] = message["port"]
+        order.set_port(port)
+        self._told["port"] = port
         try:
             self.pid = spawn(order)
         except SpawnError as error:

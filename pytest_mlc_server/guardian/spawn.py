@@ -30,6 +30,11 @@ class Order:
         The number of arguments, the arguments, the working directory, the log, the secret, the
         lock file, and the environment as ``NAME=VALUE``.
 
+    Raises
+    ------
+    ValueError
+        If they are not that.
+
     Attributes
     ----------
     argv, cwd, log, env
@@ -42,6 +47,8 @@ class Order:
 
     def __init__(self, fields: Sequence[str]) -> None:
         count = int(fields[0])
+        if count < 1:
+            raise ValueError("there is nothing to execute")
         self.argv = list(fields[1 : count + 1])
         self.cwd, self.log, self.secret, self.lock = fields[count + 1 : count + 5]
         self.env = dict(pair.split("=", 1) for pair in fields[count + 5 :] if pair)

@@ -1,6 +1,6 @@
 """``pytest-mlc-server sim serve MODEL …``: the flags of ``mlc_llm serve``.
 
-Nothing but the standard library is imported before the flags are parsed, so that a mistake in them
+Nothing heavy is imported before the flags are parsed, so that a mistake in them
 is told at once.
 """
 
@@ -13,31 +13,16 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from pytest_mlc_server import values
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
 EX_UNAVAILABLE = 69
 
-# What `--overrides` understands. The last two are accepted and do nothing: the flags of the same
-# names count.
-OVERRIDES: dict[str, Callable[[str], Any]] = {
-    "max_num_sequence": int,
-    "max_total_seq_length": int,
-    "prefill_chunk_size": int,
-    "max_history_size": int,
-    "gpu_memory_utilization": float,
-    "spec_draft_length": int,
-    "spec_tree_width": int,
-    "prefix_cache_max_num_recycling_seqs": int,
-    "context_window_size": int,
-    "sliding_window_size": int,
-    "attention_sink_size": int,
-    "tensor_parallel_shards": int,
-    "pipeline_parallel_stages": int,
-    "opt": str,
-    "prefix_cache_mode": str,
-    "prefill_mode": str,
-}
+#: What `--overrides` understands. The last two are accepted and do nothing: the flags of the same
+#: names count.
+OVERRIDES: dict[str, type] = {**values.OVERRIDES, **dict.fromkeys(values.IGNORED_OVERRIDES, str)}
 
 
 class _Parser(argparse.ArgumentParser):
