@@ -27,6 +27,7 @@ from pytest_mlc_server.values import (
     OverrideValue,
     additional_models,
     mask,
+    mask_url,
     masked_args,
     masked_env,
     nearest,
@@ -167,6 +168,15 @@ class ServerConfig:
             raise ConfigError(problems)
         if self.engine is None:
             object.__setattr__(self, "engine", "external" if self.url else "mlc")
+        if self.api_key == "auto":
+            if self.engine == "external":
+                raise ConfigError(
+                    f"{self.describe('url')}: a server that is already there has its own key; "
+                    "api_key = 'auto' makes one for a server that is started"
+                )
+            import secrets  # takes longer to import than all of this module
+
+            object.__setattr__(self, "api_key", secrets.token_urlsafe(24))
         if self.engine_config is not None:
             object.__setattr__(self, "engine_config", as_engine_config(self.engine_config))
 
@@ -231,6 +241,8 @@ class ServerConfig:
     def describe(self, name: str) -> str:
         """Return a field, its value and where it was set, for an error message."""
         value = mask(getattr(self, name)) if name == "api_key" else getattr(self, name)
+        if name == "url" and isinstance(value, str):
+            value = mask_url(value)
         if name == "args" and isinstance(value, tuple):
             value = tuple(masked_args(value))
         if name == "env":

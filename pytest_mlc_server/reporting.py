@@ -11,6 +11,7 @@ import pytest
 from pytest_mlc_server import logs
 from pytest_mlc_server.engines import model_name
 from pytest_mlc_server.errors import ConfigError, MLCServerError
+from pytest_mlc_server.values import mask_url
 
 if TYPE_CHECKING:
     from pytest_mlc_server.health import Health
@@ -30,7 +31,7 @@ def header(session: Session) -> str:
     config = session.config
     model = model_name(config) or ("what it serves" if config.url else "not configured")
     if config.engine == "external":
-        return f"mlc-server: engine external, {config.url}, model {model}, scope worker"
+        return f"mlc-server: engine external, {mask_url(config.url or '')}, model {model}, scope worker"
     return (
         f"mlc-server: engine {config.engine}, model {model}, device {config.device}, "
         f"port {config.port}, scope worker"

@@ -37,7 +37,7 @@ IGNORED_OVERRIDES = {"prefix_cache_mode": "prefix-cache-mode", "prefill_mode": "
 #: Device kinds that TVM knows (``tvm.runtime.Device``), upstream's order of detection first.
 DEVICE_KINDS = (
     "cuda", "rocm", "metal", "vulkan", "opencl", "cpu",
-    "mps", "webgpu", "wgpu", "vpi", "ext_dev", "hexagon", "maia", "trn", "oneapi",
+    "mps", "webgpu", "wgpu", "vpi", "ext_dev", "hexagon", "maia", "trn",
 )  # fmt: skip
 
 OverrideValue = int | float | str
@@ -49,6 +49,8 @@ _SECRET_NAME = re.compile(r"key|token|secret|passw|credential|auth", re.IGNORECA
 def written(one: Given) -> str:
     """Return a setting as it was written and where, for an error message."""
     raw = mask(str(one.raw)) if one.setting.name == "api-key" else one.raw
+    if one.setting.name == "url":
+        raw = mask_url(str(one.raw))
     if one.setting.name == "arg" and isinstance(one.raw, (list, tuple)):
         raw = masked_args([str(argument) for argument in one.raw])
     if one.setting.name == "env" and isinstance(one.raw, (list, tuple)):
@@ -149,6 +151,11 @@ def nearest(word: str, known: Sequence[str]) -> str:
 def mask(secret: str | None) -> str | None:
     """Return a stand-in for a secret."""
     return "***" if secret else secret
+
+
+def mask_url(url: str) -> str:
+    """Return a URL without the name and password that may stand in it."""
+    return re.sub(r"//[^/@]*@", "//***@", url)
 
 
 def masked_args(arguments: Sequence[str]) -> list[str]:
@@ -360,14 +367,6 @@ def _text(value: Any) -> str | None:
     return text
 
 
-def _api_key(value: Any) -> str | None:
-    if value == "auto":
-        import secrets  # takes longer to import than all of this module
-
-        return secrets.token_urlsafe(24)
-    return _text(value)
-
-
 def _model(value: Any) -> str | None:
     text = _text(value)
     if text is not None and text.startswith("-"):
@@ -460,7 +459,7 @@ CONVERTERS: dict[str, Any] = {
     "prefill_mode": _choice(BY_NAME["prefill-mode"].choices),
     "host": _host,
     "port": _port,
-    "api_key": _api_key,
+    "api_key": _text,
     "enable_debug": _flag,
     "enable_tracing": _flag,
     "args": _args,

@@ -269,3 +269,16 @@ def test_secrets_are_not_in_the_repr() -> None:
     for shown in (repr(config), repr(server), config.describe("api_key"), config.describe("env")):
         assert "s3cret" not in shown
         assert "t0ken" not in shown
+
+
+def test_a_key_of_its_own_is_not_made_for_a_server_that_is_already_there() -> None:
+    with pytest.raises(ConfigError, match="already there has its own key"):
+        ServerConfig(url="http://127.0.0.1:8000", api_key="auto")
+    made = ServerConfig(engine="sim", api_key="auto").api_key
+    assert made not in (None, "auto", ServerConfig(engine="sim", api_key="auto").api_key)
+
+
+def test_credentials_in_a_url_are_not_shown() -> None:
+    config = ServerConfig(url="http://user:hunter2@127.0.0.1:8000", engine="external")
+    assert "hunter2" not in config.describe("url")
+    assert "127.0.0.1:8000" in config.describe("url")
