@@ -131,7 +131,9 @@ def environment(directory: Path, way: str, moment: str, workers: int) -> dict[st
     }
 
 
-def command(directory: Path, way: str, child: str, moment: str, port: int, stop: float) -> list[str]:
+def command(
+    directory: Path, way: str, child: str, moment: str, port: int, stop: float
+) -> list[str]:
     """Return the command line of the run."""
     words = [sys.executable, "-m", "pytest", "-p", "mlc_server", "-p", "no:cacheprovider"]
     words += [f"--mlc-model={directory / 'model'}", f"--mlc-port={port}"]

@@ -69,7 +69,7 @@ def spread(values: list[float]) -> float:
 
 
 def main() -> None:
-    runs = runs_argument(__doc__, 16)
+    runs = runs_argument(__doc__, 12)
     with report("cost of an installed plugin"), tempfile.TemporaryDirectory() as directory:
         for module in MODULES.values():
             import_time(module)  # the byte code is there from now on

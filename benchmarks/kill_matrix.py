@@ -2,7 +2,9 @@
 
 After each run: no process of its tree is left, its ports are free, no lock is held. The time is
 that from the end (the signal, the exit, the guardian's death) until all of this is so; where pytest
-lives on (a timeout of a test, a dead watcher or guardian), that from its own exit.
+lives on (a timeout of a test, a dead watcher or guardian), that from its own exit. Workers of
+pytest-xdist whose controller was killed end after 5 s by themselves: of their runs, the time is
+that of all other processes.
 """
 
 from __future__ import annotations
@@ -268,15 +270,29 @@ class Session:
 
     # --- afterwards -------------------------------------------------------------------------------
 
+    def await_all_gone(self, began: float) -> None:
+        """Wait until nothing of the run is left."""
+        if self.run.way.startswith("controller"):
+            workers = {int(path.read_text()) for path in self.directory.glob("process-gw*")}
+            self.await_gone({*tree(str(self.directory))} - workers, began)
+            seconds = self.run.seconds
+            self.await_gone(None, began)
+            self.run.seconds = seconds
+        else:
+            self.await_gone(None, began)
+
     def await_gone(self, pids: Iterable[int] | None, began: float) -> None:
         """Wait until processes of the run are gone, all without `pids`; note the time."""
         token = str(self.directory)
         while True:
-            left = tree(token) if pids is None else sorted({*tree(token)} & {*pids})
-            ports = [p for p in range(self.port, self.port + 5) if not is_free(p)]
-            if pids is not None:
-                ports = []
-            locks = held_locks(self.directory) if pids is None else []
+            left = tree(token)
+            ports: list[int] = []
+            locks: list[str] = []
+            if pids is None:
+                ports = [p for p in range(self.port, self.port + 5) if not is_free(p)]
+                locks = held_locks(self.directory)
+            else:
+                left = sorted({*left} & {*pids})
             elapsed = time.monotonic() - began
             if not left and not ports and not locks:
                 break
@@ -301,7 +317,7 @@ def perform(run: Run, model: Path) -> Run:
     session = Session(run, directory, model)
     try:
         session.await_moment()
-        session.await_gone(None, session.end())
+        session.await_all_gone(session.end())
     except (WrongError, psutil.Error, OSError) as error:
         session.complain(f"{type(error).__name__}: {error}")
     finally:
@@ -374,6 +390,7 @@ def main() -> int:
     options = parser.parse_args()
     # A job of a shell that was started with "&" ignores it, and hands that down.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, lambda *_: None)  # under nohup, the same
     combinations = itertools.product(
         options.only or WAYS, options.moment or MOMENTS, options.child or CHILDREN
     )
