@@ -31,7 +31,8 @@ def header(session: Session) -> str:
     config = session.config
     model = model_name(config) or ("what it serves" if config.url else "not configured")
     if config.engine == "external":
-        return f"mlc-server: engine external, {mask_url(config.url or '')}, model {model}, scope worker"
+        url = mask_url(config.url or "")
+        return f"mlc-server: engine external, {url}, model {model}, scope worker"
     return (
         f"mlc-server: engine {config.engine}, model {model}, device {config.device}, "
         f"port {config.port}, scope worker"

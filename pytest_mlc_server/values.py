@@ -249,7 +249,7 @@ def override_value(key: str, value: Any) -> OverrideValue:
     if isinstance(value, bool) or (kind is int and isinstance(value, float)):
         raise wrong
     try:
-        typed: OverrideValue = kind(value)
+        typed: OverrideValue = kind(value.strip() if isinstance(value, str) else value)
     except (TypeError, ValueError, OverflowError):
         raise wrong from None
     if isinstance(typed, float) and not math.isfinite(typed):
