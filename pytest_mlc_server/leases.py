@@ -176,9 +176,7 @@ class Lease:
         except GuardianLostError:
             self.sweep()
         self._socket.close()
-        try:
-            self._guardian.wait(max(1.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
+        if not _ended(self._guardian, max(1.0, deadline - time.monotonic())):
             self._end_guardian()
             self.sweep()
         words = logs.words_path(self._log)
@@ -192,9 +190,7 @@ class Lease:
         if self._keeper and process.start_time(self._keeper) == self._keeper_start:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._keeper, signal.SIGKILL)  # the watcher then ends what it left
-        try:
-            self._guardian.wait(5.0)
-        except subprocess.TimeoutExpired:
+        if not _ended(self._guardian, 5.0):
             self._guardian.kill()
             self._guardian.wait()
 
@@ -223,6 +219,27 @@ class Lease:
                 return file.read()[-2000:].strip()
         except OSError:
             return ""
+
+
+def _ended(process: subprocess.Popen[bytes], timeout: float) -> bool:
+    """Wait for the end of a process; `Popen.wait` with a time limit sleeps up to 50 ms too long."""
+    try:
+        descriptor = os.pidfd_open(process.pid)
+    except (AttributeError, OSError):  # not on this platform, or it has ended and was looked at
+        pass
+    else:
+        try:
+            poll = select.poll()
+            poll.register(descriptor, select.POLLIN)
+            if not poll.poll(timeout * 1000):
+                return False
+        finally:
+            os.close(descriptor)
+    try:
+        process.wait(timeout)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
 
 
 def _start_guardian(lease: socket.socket, log: str) -> subprocess.Popen[bytes]:

@@ -6,6 +6,10 @@ import os
 import re
 import threading
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 #: What uvicorn writes once its socket listens.
 RUNNING = re.compile(r"Uvicorn running on https?://\S+")
 
@@ -178,14 +182,17 @@ class LiveLog:
         Descriptor to write to.
     prefix
         What each line begins with.
+    secrets
+        What is masked.
     """
 
     EVERY = 0.05  # seconds
 
-    def __init__(self, path: str, output: int, prefix: str) -> None:
+    def __init__(self, path: str, output: int, prefix: str, secrets: Sequence[str] = ()) -> None:
         self._path = path
         self._output = output
         self._prefix = prefix.encode()
+        self._secrets = [secret.encode() for secret in secrets]
         self._offset = 0
         self._rest = b""
         self._closing = threading.Event()
@@ -217,6 +224,8 @@ class LiveLog:
 
     def _write(self, lines: list[bytes]) -> None:
         data = b"".join(self._prefix + line + b"\n" for line in lines)
+        for secret in self._secrets:
+            data = data.replace(secret, b"***")
         while data:
             try:
                 data = data[os.write(self._output, data) :]

@@ -98,6 +98,8 @@ def _open_session(config: pytest.Config, given: dict[str, options.Given]) -> Ses
     except ConfigError as error:
         raise pytest.UsageError(str(error)) from None
     config.stash[_SESSION] = session
+    if worker is None and given:
+        reporting.warn_of_ignored_ini(config, given)
     config.pluginmanager.register(reporting.Summary(session), "mlc-server-summary")
     if session.require and worker is None:
         config.pluginmanager.register(reporting.Requirement(session), "mlc-server-requirement")

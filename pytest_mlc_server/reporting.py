@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Generator, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from pytest_mlc_server.values import mask_url
 
 if TYPE_CHECKING:
     from pytest_mlc_server.health import Health
+    from pytest_mlc_server.options import Given
     from pytest_mlc_server.pool import ServerPool
     from pytest_mlc_server.server import PopenServer
     from pytest_mlc_server.session import Session
@@ -24,6 +26,30 @@ SHOWN_LINES = 100
 
 #: Fixture that all our server fixtures ask for.
 FACTORY = "mlc_server_factory"
+
+
+def warn_of_ignored_ini(config: pytest.Config, given: Mapping[str, Given]) -> None:
+    """Warn when pytest took a path of ours for a test path, and read no ini file because of it.
+
+    It looks for its ini file before it knows the plugins' flags, and takes the word after an
+    unknown flag for a path with tests.
+    """
+    here = config.invocation_params.dir
+    if config.inipath is not None and config.inipath.parent in (here, *here.parents):
+        return
+    words = {str(word) for word in config.invocation_params.args}
+    for one in given.values():
+        values = one.raw if isinstance(one.raw, list) else [one.raw]
+        taken = [str(value) for value in values if str(value) in words]
+        if one.setting.kind == "path" and any(os.path.isabs(value) for value in taken):
+            config.issue_config_time_warning(
+                pytest.PytestWarning(
+                    f"pytest took {taken[0]} for a path with tests, because it stands after a "
+                    f"space, and did not look for its ini file in {here}: write "
+                    f"{one.setting.flag}={taken[0]}"
+                ),
+                stacklevel=2,
+            )
 
 
 def header(session: Session) -> str:

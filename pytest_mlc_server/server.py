@@ -519,7 +519,8 @@ class PopenServer:
     ) -> None:
         __tracebackhide__ = True
         if self.config.log_live and self._live is None:
-            self._live = logs.LiveLog(log, self.live_output, f"[{self._name}] ")
+            prefix = f"[{self._name}] "
+            self._live = logs.LiveLog(log, self.live_output, prefix, self._secrets())
         patience = stop_timeout + self.config.startup_limit + GUARDIAN_GRACE
         while True:
             try:
@@ -639,7 +640,14 @@ class PopenServer:
         return path
 
 
-class ServerEnv(dict[str, str]):
+class Environment(dict[str, str]):
+    """Environment variables; pytest shows a test's arguments, and must not show secrets."""
+
+    def __repr__(self) -> str:
+        return repr(values.masked_env(self))
+
+
+class ServerEnv(Environment):
     """The environment variables given to a server; called, those that an application needs."""
 
     def __init__(self, server: PopenServer) -> None:
@@ -651,12 +659,12 @@ class ServerEnv(dict[str, str]):
         server = self._server
         if not server.base_url:
             raise RuntimeError(f"the server was not started: {server!r}")
-        environment = {
-            "OPENAI_BASE_URL": server.openai_v1_base_url,
+        environment = Environment(
+            OPENAI_BASE_URL=server.openai_v1_base_url,
             # The official client refuses to be made without a key, whatever the server wants.
-            "OPENAI_API_KEY": server.config.api_key or "none",
-            "OPENAI_MODEL": server.model,
-        }
+            OPENAI_API_KEY=server.config.api_key or "none",
+            OPENAI_MODEL=server.model,
+        )
         if server.config.url is None and _has_proxy():
             known = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
             host = urlsplit(server.base_url).hostname or ""

@@ -367,6 +367,13 @@ def _text(value: Any) -> str | None:
     return text
 
 
+def _api_key(value: Any) -> str | None:
+    key = _text(value)
+    if key is not None and not (key.isascii() and key.isprintable()):
+        raise ValueError("an HTTP header must hold it: printable ASCII characters")
+    return key
+
+
 def _model(value: Any) -> str | None:
     text = _text(value)
     if text is not None and text.startswith("-"):
@@ -459,7 +466,7 @@ CONVERTERS: dict[str, Any] = {
     "prefill_mode": _choice(BY_NAME["prefill-mode"].choices),
     "host": _host,
     "port": _port,
-    "api_key": _text,
+    "api_key": _api_key,
     "enable_debug": _flag,
     "enable_tracing": _flag,
     "args": _args,

@@ -183,10 +183,10 @@ class Start:
             threading.Thread(target=self._probe, args=(addresses,), daemon=True).start()
 
     def _addresses(self) -> list[tuple[str, int]]:
-        began = time.monotonic()
+        began = time.thread_time()  # on a busy host, waiting for a core is no cost of the look
         found = process.listening([self._pid])
+        self._look_cost = time.thread_time() - began
         now = time.monotonic()
-        self._look_cost = now - began
         if not found and now >= self._next_tree_look:
             # Walking the tree reads every process of the host: less often than the server itself,
             # whose own looks must not become rarer for it.

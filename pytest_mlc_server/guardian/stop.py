@@ -88,8 +88,11 @@ class Stop:
                         _send(child, signal.SIGTERM)
             if elapsed < KILL_AFTER * self._timeout:
                 return False
-        if alive:
+        if alive and not self._killing_since:
             self._signal(signal.SIGKILL)
+            self._killing_since = time.monotonic()
+            # Mostly this is all: the walk over the host's processes can wait for the next round.
+            return False
         return self._kill_rest()
 
     def _signal(self, number: signal.Signals) -> None:
