@@ -22,7 +22,7 @@ class MLCServerError(Exception):
     def __str__(self) -> str:
         if self.reported_by is None:
             return self.text
-        return f"{self.brief}\n(tried once for this process; first reported by {self.reported_by})"
+        return f"{self.brief}\n(first reported by {self.reported_by})"
 
     def __reduce__(self) -> tuple[object, ...]:
         # Exceptions rebuild themselves from `args` alone, which would lose the keyword arguments

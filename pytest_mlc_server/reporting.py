@@ -299,4 +299,6 @@ class Summary:
             return []
         lines = [server_line(server, self._session.worker) for server in pool.history]
         health = self._session.health
-        return lines + [incident.line() for incident in (health.incidents if health else [])]
+        where = f"{self._session.worker}: " if self._session.worker else ""
+        incidents = health.incidents if health else []
+        return lines + [where + incident.line() for incident in incidents]

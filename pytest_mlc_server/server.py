@@ -303,11 +303,14 @@ class PopenServer:
                     raise
                 # Somebody took the port between the old server and the new one.
                 self._launch(log, self.config)
-                warnings.warn(
-                    f"the restarted MLC server could not have port {port} again and is on "
-                    f"{self._port}: whoever remembers the old URL will not find it",
-                    stacklevel=2,
-                )
+                with warnings.catch_warnings():
+                    # Never an error, whatever the filters say: the server is there and works.
+                    warnings.simplefilter("always")
+                    warnings.warn(
+                        f"the restarted MLC server could not have port {port} again and is on "
+                        f"{self._port}: whoever remembers the old URL will not find it",
+                        stacklevel=2,
+                    )
 
     def _again(self, lease: Lease, log: str, port: int, timeout: float, reason: str) -> None:
         __tracebackhide__ = True
