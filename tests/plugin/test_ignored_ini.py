@@ -1,4 +1,4 @@
-"""pytest takes the word after an unknown flag for a path with tests, and looks for its ini there."""
+"""A path of ours that pytest takes for a path with tests, and its ini file with it."""
 
 from __future__ import annotations
 
