@@ -110,14 +110,17 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])) or b"{}")
+        prompt = str(body.get("prompt"))
+        if prompt.startswith(("wedge", "busy")):
+            ENGINE["state"] = prompt  # before the note that a test waits for
         self.note_request()
         if self.path == "/debug/reset_engine":
             self.reply(int(ORDERS.get("reset-status", 200)), None)
             return
         if not self.allowed():
             return
-        if str(body.get("prompt")).startswith(("wedge", "busy")):
-            self.hurt(body["prompt"])
+        if prompt.startswith(("wedge", "busy")):
+            self.hurt(prompt)
         if ENGINE["state"]:
             threading.Event().wait()
         if "wedged" in ORDERS:
