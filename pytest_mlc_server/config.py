@@ -259,15 +259,7 @@ class ServerConfig:
             With all contradictions, each naming both places.
         """
         __tracebackhide__ = True
-        problems = [*self._engine_problems(), *self._argument_problems()]
-        if (self.embedding_model is None) != (self.embedding_model_lib is None):
-            one, other = "embedding_model", "embedding_model_lib"
-            if self.embedding_model is None:
-                one, other = other, one
-            flag = BY_NAME[other.replace("_", "-")].flag
-            problems.append(f"{self.describe(one)} needs {other} ({flag}) as well")
-        merged = Merged(self)
-        problems += merged.problems
+        problems = self.problems()
         if problems:
             raise ConfigError(problems)
         changed = self.engine_config.changed() if self.engine_config else {}
@@ -278,6 +270,17 @@ class ServerConfig:
                     "no flag for it",
                     stacklevel=3,
                 )
+
+    def problems(self) -> list[str]:
+        """Return all contradictions between fields, each naming both places."""
+        problems = [*self._engine_problems(), *self._argument_problems()]
+        if (self.embedding_model is None) != (self.embedding_model_lib is None):
+            one, other = "embedding_model", "embedding_model_lib"
+            if self.embedding_model is None:
+                one, other = other, one
+            flag = BY_NAME[other.replace("_", "-")].flag
+            problems.append(f"{self.describe(one)} needs {other} ({flag}) as well")
+        return problems + Merged(self).problems
 
     def _engine_problems(self) -> list[str]:
         if self.engine == "external":

@@ -42,24 +42,31 @@ def check(config: ServerConfig, extra_env: Mapping[str, str] | None = None) -> N
         Of what may be a mistake and cannot be told for sure.
     """
     __tracebackhide__ = True
+    found = problems(config, extra_env)
+    if found:
+        raise ConfigError(found)
     if config.engine == "external":
         return
-    environment = {**os.environ, **config.env, **(extra_env or {})}
-    problems = [
-        *_model_problems(config, environment),
-        *_python_problems(config),
-        *override_problems(config),
-        *_port_problems(config),
-        *_directory_problems(config),
-    ]
-    if problems:
-        raise ConfigError(problems)
     if config.api_key is None and not _is_local(config.host):
         warnings.warn(
             f"{config.describe('host')}: whoever reaches this machine can use the server, and its "
             "debug endpoints; --mlc-api-key auto makes a key (it guards /v1 alone)",
             stacklevel=4,
         )
+
+
+def problems(config: ServerConfig, extra_env: Mapping[str, str] | None = None) -> list[str]:
+    """Return all that `check` would raise."""
+    if config.engine == "external":
+        return []
+    environment = {**os.environ, **config.env, **(extra_env or {})}
+    return [
+        *_model_problems(config, environment),
+        *_python_problems(config),
+        *override_problems(config),
+        *_port_problems(config),
+        *_directory_problems(config),
+    ]
 
 
 def override_problems(config: ServerConfig) -> list[str]:

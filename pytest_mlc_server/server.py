@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from pytest_mlc_server import diagnosis, engines, logs, preflight, values
 from pytest_mlc_server.config import ServerConfig
 from pytest_mlc_server.engine_config import EngineConfig
-from pytest_mlc_server.errors import StartError
+from pytest_mlc_server.errors import ConfigError, StartError
 from pytest_mlc_server.leases import GuardianLostError, Lease
 from pytest_mlc_server.process import describe_exit
 from pytest_mlc_server.values import AdditionalModel, OverrideValue
@@ -41,7 +41,8 @@ class PopenServer:
 
     The constructor is that of upstream's class of the same name
     (``mlc_llm.serve.server.PopenServer``), with further keyword arguments that have defaults.
-    Nothing is started, and no file is read, before `start`.
+    Nothing is started before `start`, and no file is read, unless the values contradict each other:
+    then what is wrong with the files is reported with them.
 
     Parameters
     ----------
@@ -146,6 +147,10 @@ class PopenServer:
 
     def _init(self, config: ServerConfig, name: str = "server") -> None:
         __tracebackhide__ = True
+        contradictions = config.problems()
+        if contradictions:
+            # Together with what the file system would show at `start`: not one problem per run.
+            raise ConfigError([*contradictions, *preflight.problems(config)])
         config.check()
         self.config = config
         self.model = engines.model_name(config) or ""

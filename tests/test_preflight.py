@@ -304,3 +304,14 @@ def test_all_problems_are_reported_together(tmp_path: Path) -> None:
             config(model=tmp_path, python="/no/python", cwd=tmp_path, log_dir="/dev/null")
         )
     assert len(caught.value.problems) == 3
+
+
+def test_contradictions_and_missing_files_are_reported_together(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        PopenServer(
+            str(tmp_path / "absent"), embedding_model=str(tmp_path / "e"), args=["--port=1"]
+        )
+    text = str(caught.value)
+    assert "embedding_model_lib" in text
+    assert "--mlc-port" in text
+    assert f"there is no directory {tmp_path / 'absent'}" in text
