@@ -2,193 +2,112 @@
 
 # No postponed annotations here: FastAPI reads them at run time.
 
-import json
 import time
-from collections.abc import AsyncIterator
-from typing import Annotated, Any
+from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Response
 from fastapi.middleware.cors import CORSMiddleware
-from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
+from fastapi.responses import PlainTextResponse
 
+from pytest_mlc_server.sim import debug, microserving
+from pytest_mlc_server.sim.answers import chat_completion, completion, engine_metrics
+from pytest_mlc_server.sim.context import Context, Served
+from pytest_mlc_server.sim.embeddings import embedding_body
 from pytest_mlc_server.sim.errors import BadRequestError
-from pytest_mlc_server.sim.exchange import ChatExchange, CompletionExchange
 from pytest_mlc_server.sim.metrics import prometheus_text
+from pytest_mlc_server.sim.openapi import describe
 from pytest_mlc_server.sim.protocol import (
     ChatCompletionRequest,
     CompletionRequest,
     EmbeddingRequest,
-    PrepRecvRequest,
-    RemoteSendRequest,
-    StartGenerateRequest,
+    ListResponse,
 )
-from pytest_mlc_server.sim.server import Server
+from pytest_mlc_server.sim.responses import bad_request, error_response
 
 
-def _server(request: Request) -> Server:
-    server: Server = request.app.state.server
-    return server
-
-
-Served = Annotated[Server, Depends(_server)]
-
-
-def _verify_api_key(request: Request, server: Served) -> None:
+def _verify_api_key(request: Request, served: Served) -> None:
     # "Bearer " is taken out wherever it stands, as the real server does.
     given = request.headers.get("Authorization", "").replace("Bearer ", "")
-    if server.api_key is not None and given != server.api_key:
+    if served.server.api_key is not None and given != served.server.api_key:
         raise HTTPException(status_code=401, detail="Invalid API Key")
 
 
 openai = APIRouter(dependencies=[Depends(_verify_api_key)])
 unguarded = APIRouter()
-debug = APIRouter()
 
 
-def create_app(server: Server, cors: dict[str, Any]) -> FastAPI:
-    """Return the application that serves `server`.
+def create_app(context: Context, cors: dict[str, Any]) -> FastAPI:
+    """Return the application that serves `context`.
 
     Parameters
     ----------
-    server : Server
+    context : Context
         What to serve.
     cors : dict
         The keyword arguments of Starlette's `CORSMiddleware`.
     """
     app = FastAPI()
-    app.state.server = server
+    app.state.context = context
     app.add_middleware(CORSMiddleware, **cors)
     app.include_router(openai)
     app.include_router(unguarded)
-    if server.enable_debug:
-        app.include_router(debug)
-    app.add_exception_handler(BadRequestError, _bad_request)
+    app.include_router(microserving.router)
+    if context.server.enable_debug:
+        app.include_router(debug.router)
+    app.add_exception_handler(BadRequestError, bad_request)
+    # The documented way to change what is at /openapi.json, a method that mypy protects.
+    app.openapi = describe(app)  # type: ignore[method-assign]
     return app
 
 
-@openai.post("/v1/embeddings")
-async def request_embedding(request: EmbeddingRequest) -> Response:
-    """Refuse: no embedding model is served."""
-    return _error(f'The requested model "{request.model}" is not served as an embedding model.')
+@openai.post("/v1/embeddings", response_model=None)
+async def request_embedding(request: EmbeddingRequest, served: Served) -> Any:
+    """Make vectors of texts, where an embedding model is served."""
+    model = served.embedding
+    if model is None:
+        return error_response(
+            f'The requested model "{request.model}" is not served as an embedding model.'
+        )
+    texts = model.texts(request)
+    try:
+        vectors, tokens = model.embed(texts)
+    except Exception as error:
+        return error_response(f"Embedding inference failed: {error}", status=500)
+    return embedding_body(request, vectors, tokens)
 
 
 @openai.get("/v1/models")
-async def request_models(server: Served) -> dict[str, Any]:
-    """List the one model."""
+async def request_models(served: Served) -> ListResponse:
+    """List the model, and the embedding model where there is one."""
+    names = [served.server.model.name]
+    if served.embedding is not None:
+        names.append(served.embedding.name)
     created = int(time.time())
-    model = {"id": server.model.name, "created": created, "object": "model", "owned_by": "MLC-LLM"}
-    return {"object": "list", "data": [model]}
-
-
-@openai.post("/v1/completions")
-async def request_completion(request: CompletionRequest, server: Served) -> Response:
-    """Go on with a text."""
-    return await _answer(server.complete(request))
-
-
-@openai.post("/v1/chat/completions")
-async def request_chat_completion(request: ChatCompletionRequest, server: Served) -> Response:
-    """Go on with a conversation."""
-    return await _answer(server.chat(request))
-
-
-@unguarded.get("/metrics", response_class=PlainTextResponse)
-async def metrics(server: Served) -> str:
-    """Show what the engine counted, as Prometheus text."""
-    return prometheus_text(server.engine.metrics())
-
-
-@unguarded.post("/microserving/prep_recv")
-async def prep_recv(request: PrepRecvRequest) -> Response:
-    """Fail: there is no KV cache to prepare."""
-    raise NotImplementedError(f"no KV cache is simulated to receive {request.end} tokens")
-
-
-@unguarded.post("/microserving/remote_send")
-async def remote_send(request: RemoteSendRequest) -> Response:
-    """Fail: there is no KV cache to send."""
-    raise NotImplementedError(f"no KV cache is simulated to send from {request.begin}")
-
-
-@unguarded.post("/microserving/start_generate")
-async def start_generate(request: StartGenerateRequest, server: Served) -> Response:
-    """Go on with a text, whose beginning would be in the KV cache of the real server."""
-    if request.debug_config is None:
-        raise AttributeError("'NoneType' object has no attribute 'disagg_config'")
-    return await _answer(server.complete(request))
-
-
-@debug.post("/debug/dump_event_trace", response_model=None)
-async def debug_dump_event_trace(request: Request, server: Served) -> Response | list[Any]:
-    """Return the recorded events: none are recorded."""
-    body = await _json_body(request)
-    model = _model_of(*body)
-    if not server.enable_tracing:
-        return _error(f'The requested model "{model}" does not enable tracing')
-    return []
-
-
-@debug.post("/debug/cuda_profiler_start")
-async def debug_cuda_profiler_start() -> None:
-    """Do nothing: there is no GPU."""
-
-
-@debug.post("/debug/cuda_profiler_stop")
-async def debug_cuda_profiler_stop() -> None:
-    """Do nothing: there is no GPU."""
-
-
-@debug.post("/debug/dump_engine_metrics")
-async def debug_dump_engine_metrics(request: Request, server: Served) -> dict[str, Any]:
-    """Return what the engine counted, as JSON."""
-    await _json_body(request)
-    return {"metrics": server.engine.metrics()}
-
-
-@debug.post("/debug/reset_engine")
-async def debug_reset_engine(request: Request, server: Served) -> None:
-    """Forget what the engine counted."""
-    _model_of(*await _json_body(request))
-    server.engine.reset()
-
-
-async def _answer(exchange: ChatExchange | CompletionExchange) -> Response:
-    if exchange.request.stream:
-        return StreamingResponse(_event_stream(exchange), media_type="text/event-stream")
-    return JSONResponse(await exchange.body())
-
-
-async def _event_stream(exchange: ChatExchange | CompletionExchange) -> AsyncIterator[str]:
-    async for event in exchange.events():
-        yield f"data: {_compact(event)}\n\n"
-    yield "data: [DONE]\n\n"
-
-
-def _compact(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-
-
-def _error(message: str) -> Response:
-    # JSON within a JSON string: the real server encodes its errors twice.
-    return JSONResponse(
-        _compact({"object": "error", "message": message, "code": 400}), status_code=400
+    return ListResponse(
+        data=[
+            {"id": name, "created": created, "object": "model", "owned_by": "MLC-LLM"}
+            for name in names
+        ]
     )
 
 
-async def _bad_request(_request: Request, error: Exception) -> Response:
-    return _error(str(error))
+@openai.post("/v1/completions")
+async def request_completion(
+    request: CompletionRequest, raw_request: Request, served: Served
+) -> Response:
+    """Go on with a text."""
+    return await completion(request, raw_request, served)
 
 
-async def _json_body(request: Request) -> tuple[Any, str]:
-    """Return the body of a debug request, which the real server parses by hand, and its text."""
-    text = (await request.body()).decode("utf-8")
-    try:
-        return json.loads(text), text
-    except json.JSONDecodeError:
-        raise BadRequestError(f"Invalid request {text}") from None
+@openai.post("/v1/chat/completions")
+async def request_chat_completion(
+    request: ChatCompletionRequest, raw_request: Request, served: Served
+) -> Response:
+    """Go on with a conversation."""
+    return await chat_completion(request, raw_request, served)
 
 
-def _model_of(body: Any, text: str) -> Any:
-    if "model" not in body:
-        raise BadRequestError(f"Invalid request {text}")
-    return body["model"]
+@unguarded.get("/metrics", response_class=PlainTextResponse)
+async def metrics(served: Served) -> str:
+    """Show what the engine counted, as Prometheus text."""
+    return prometheus_text(await engine_metrics(served))

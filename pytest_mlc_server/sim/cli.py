@@ -8,28 +8,53 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
+import os
 import sys
+import traceback
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pytest_mlc_server import values
+from pytest_mlc_server.sim.flags import add_serve_flags
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from pytest_mlc_server.sim.scripting import Scripting
+
 EX_UNAVAILABLE = 69
 
-#: What `--overrides` understands. The last two are accepted and do nothing: the flags of the same
-#: names count.
-OVERRIDES: dict[str, type] = {**values.OVERRIDES, **dict.fromkeys(values.IGNORED_OVERRIDES, str)}
+_COMMANDS = """\
+usage: pytest-mlc-server sim serve MODEL [flags]
+
+Answers like `mlc_llm serve`, without mlc_llm, weights or a GPU. `serve --help` shows the flags.
+"""
+
+IMITATIONS = ("wedge", "crash")
+
+# What `--overrides` understands, in the order of the real server's help.
+_OVERRIDES = (
+    "max_num_sequence", "max_total_seq_length", "prefill_chunk_size", "max_history_size",
+    "gpu_memory_utilization", "spec_draft_length", "spec_tree_width", "prefix_cache_mode",
+    "prefix_cache_max_num_recycling_seqs", "prefill_mode", "context_window_size",
+    "sliding_window_size", "attention_sink_size", "tensor_parallel_shards",
+    "pipeline_parallel_stages", "opt",
+)  # fmt: skip
 
 
 class _Parser(argparse.ArgumentParser):
     """Reports mistakes as ``mlc_llm`` does: the help on stdout, the mistake alone on stderr."""
 
+    #: What is shown behind the help that was asked for, and not behind the help after a mistake,
+    #: which is the real server's to the letter.
+    notes = ""
+
+    def format_help(self) -> str:
+        return super().format_help() + self.notes
+
     def error(self, message: str) -> NoReturn:
-        self.print_help(sys.stdout)
+        self.notes = ""
+        sys.stdout.write(f"{' Usage ':-^57}\n{self.format_help()}{' Error ':-^57}\n")
         sys.stdout.flush()
         self.exit(2, f"{message}\n")
 
@@ -40,73 +65,48 @@ def parse_overrides(text: str) -> dict[str, Any]:
     It is argparse's work, as in the real server: names may be abbreviated, and a mistake ends the
     program.
     """
-    parser = _Parser("--overrides", description="Engine config override values")
-    for name, kind in OVERRIDES.items():
-        parser.add_argument(f"--{name}", type=kind, default=None)
+    parser = _Parser("__main__.py", description="Engine config override values")
+    for name in _OVERRIDES:
+        parser.add_argument(f"--{name}", type=values.OVERRIDES.get(name, str), default=None)
     return vars(parser.parse_args([f"--{item}" for item in text.split(";") if item]))
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
-    parser = _Parser("pytest-mlc-server sim", description="A simulator of mlc_llm.")
-    commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
-    serve = commands.add_parser(
-        "serve",
-        help="serve a model that does not exist",
-        description="Answer like `mlc_llm serve`, without mlc_llm, weights or a GPU.",
-    )
-    _add_engine_arguments(serve)
-    _add_http_arguments(serve)
+    """Return the parser of what follows ``serve``."""
+    parser = _Parser("MLC LLM Serve CLI")
+    add_serve_flags(parser, parse_overrides)
+    own = argparse.ArgumentParser(add_help=False, usage=argparse.SUPPRESS)
+    _add_own_flags(own.add_argument_group("of the simulator alone"))
+    parser.notes = "\n" + own.format_help()
+    _add_own_flags(parser, shown=False)
     return parser
 
 
-def _add_engine_arguments(parser: argparse.ArgumentParser) -> None:
+def _add_own_flags(parser: argparse._ActionsContainer, *, shown: bool = True) -> None:
+    """Add the flags that the real server has not; they are never in its help."""
+
     def flag(name: str, text: str, **how: Any) -> None:
-        parser.add_argument(name, help=text, **how)
+        parser.add_argument(name, help=text if shown else argparse.SUPPRESS, **how)
 
-    flag("model", "any name; of a model directory, chat template and tokenizer are used")
-    flag("--device", "named in the log (default: %(default)s)", default="auto")
     flag(
-        "--model-lib",
-        "mock://echo answers as the mock engine of mlc_llm does, anything else like a real one",
+        "--sim-imitate",
+        "which deaths of the real server are imitated, of: wedge, crash; comma between them"
+        " (default: none, a request that would kill it is answered with status 500)",
+        type=_imitations,
+        default=(),
+        metavar="DEATHS",
     )
-    flag(
-        "--mode",
-        "named in the log (default: %(default)s)",
-        choices=["local", "interactive", "server"],
-        default="local",
-    )
-    flag("--enable-debug", "serve /debug/*, heed debug_config", action="store_true")
-    flag("--additional-models", "ignored", nargs="*")
-    flag("--embedding-model", "ignored: embeddings are not simulated")
-    flag("--embedding-model-lib", "ignored: embeddings are not simulated")
-    flag(
-        "--speculative-mode",
-        "ignored",
-        choices=["disable", "small_draft", "eagle", "medusa"],
-        default="disable",
-    )
-    flag("--prefix-cache-mode", "ignored", choices=["disable", "radix"], default="radix")
-    flag("--prefill-mode", "ignored", choices=["hybrid", "chunked"], default="hybrid")
-    flag(
-        "--overrides",
-        '"name=value;…"; context_window_size and max_total_seq_length are heeded',
-        type=parse_overrides,
-        default="",
-    )
-    flag("--enable-tracing", "let /debug/dump_event_trace answer", action="store_true")
+    flag("--script", "rules, latency and faults: a TOML file", metavar="FILE")
 
 
-def _add_http_arguments(parser: argparse.ArgumentParser) -> None:
-    def flag(name: str, text: str, **how: Any) -> None:
-        parser.add_argument(name, help=text, **how)
-
-    flag("--host", "where to listen (default: %(default)s)", default="127.0.0.1")
-    flag("--port", "0 for any that is free (default: %(default)s)", type=int, default=8000)
-    flag("--allow-credentials", "CORS: allow credentials", action="store_true")
-    for name in ("origins", "methods", "headers"):
-        flag(f"--allow-{name}", f"CORS: {name}, a JSON list", type=json.loads, default=["*"])
-    flag("--api-key", "what /v1/* asks for")
+def _imitations(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    for name in names:
+        if name not in IMITATIONS:
+            raise argparse.ArgumentTypeError(
+                f"invalid choice: {name!r} (choose from {', '.join(IMITATIONS)})"
+            )
+    return names
 
 
 def main(argv: Sequence[str]) -> int:
@@ -121,13 +121,20 @@ def main(argv: Sequence[str]) -> int:
     -------
     int
         The exit code: 0 when it was asked to end, 2 for wrong arguments, 1 for a model directory
-        that cannot be used, 3 for an address that cannot be bound, 69 where FastAPI or uvicorn is
-        not installed.
+        that cannot be used and for a start that the real server would not get through, 3 for an
+        address that cannot be bound, 69 where FastAPI or uvicorn is not installed.
     """
+    if not argv or argv[0] != "serve":
+        asked = bool(argv) and argv[0] in ("-h", "--help")
+        (sys.stdout if asked else sys.stderr).write(_COMMANDS)
+        return 0 if asked else 2
     try:
-        arguments = build_parser().parse_args(argv)
+        return _serve(build_parser().parse_args(argv[1:]))
     except SystemExit as end:
-        return _exit_code(end)
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+
+
+def _serve(arguments: argparse.Namespace) -> int:
     with _collection_paused():
         problem = _missing_package()
         if problem is not None:
@@ -136,6 +143,21 @@ def main(argv: Sequence[str]) -> int:
                 f" 'pytest-mlc-server[sim]' (cannot import {problem})\n"
             )
             return EX_UNAVAILABLE
+        from pytest_mlc_server.sim.startup import announce
+
+        try:
+            arguments.scripting = _scripting(arguments)
+        except ValueError as error:
+            sys.stderr.write(f"pytest-mlc-server: {error}\n")
+            return 2
+        try:
+            announce(arguments)
+            if arguments.scripting is not None:
+                arguments.scripting.load(arguments.model)
+        except Exception:
+            # Told as the real server tells it: whoever reads its log finds the last line here too.
+            traceback.print_exc()
+            return 1
         from pytest_mlc_server.sim.serve import build, run
 
         try:
@@ -144,10 +166,24 @@ def main(argv: Sequence[str]) -> int:
             sys.stderr.write(f"pytest-mlc-server: {_one_line(error)}\n")
             return 1
     try:
-        run(app, arguments.host, arguments.port)
-    except SystemExit as end:
-        return _exit_code(end)
+        run(app, arguments.host, arguments.port, arguments.scripting)
+    except OverflowError:
+        traceback.print_exc()
+        return 1
     return 0
+
+
+def _scripting(arguments: argparse.Namespace) -> Scripting | None:
+    """Return what the simulator is told to do. Where nothing can tell it, nothing is imported."""
+    # Taken out of the environment: nothing that is started from here needs to know it.
+    token = os.environ.pop("PYTEST_MLC_SIM_TOKEN", "")
+    if arguments.script is None and not token:
+        return None
+    from pytest_mlc_server.sim.scripting import Scripting
+
+    scripting = Scripting.from_file(arguments.script, token)
+    arguments.sim_imitate = (*arguments.sim_imitate, *scripting.imitated)
+    return scripting
 
 
 @contextmanager
@@ -171,10 +207,6 @@ def _missing_package() -> str | None:
     except ImportError as error:
         return f"{package}: {_one_line(error)}"
     return None
-
-
-def _exit_code(end: SystemExit) -> int:
-    return end.code if isinstance(end.code, int) else int(end.code is not None)
 
 
 def _one_line(error: Exception) -> str:

@@ -11,7 +11,7 @@ from pytest_mlc_server.sim.protocol import (
     ChatCompletionRequest,
     CompletionRequest,
     DebugConfig,
-    ResponseFormat,
+    RequestResponseFormat,
 )
 
 if TYPE_CHECKING:
@@ -20,9 +20,11 @@ if TYPE_CHECKING:
 
 UNLIMITED = -1
 
+_INT32_MAX = 2**31 - 1
 _INT64_MAX = 2**63 - 1
 
-# A limit of the simulator's own: no mistyped number takes the memory of the machine.
+# A limit of the simulator's own: no mistyped number takes the memory of the machine, as it does
+# with the real server.
 _MAX_CHOICES = 2**16
 
 
@@ -31,7 +33,8 @@ class GenerationConfig:
     """The settings of one generation.
 
     `stops` are the strings that the request names; the template's own are apart, because an
-    engine that echoes the prompt would end at the first one.
+    engine that echoes the prompt would end at the first one. `seeded` tells whether the request
+    names the seed.
     """
 
     n: int
@@ -43,11 +46,12 @@ class GenerationConfig:
     top_logprobs: int
     max_tokens: int
     seed: int
+    seeded: bool
     logit_bias: dict[int, float]
     stops: list[str]
     template_stops: list[str]
     stop_token_ids: list[int]
-    response_format: ResponseFormat
+    response_format: RequestResponseFormat
     debug_config: DebugConfig
 
     def as_json(self) -> dict[str, Any]:
@@ -103,17 +107,30 @@ def generation_config(request: AnyRequest, model: ServedModel) -> GenerationConf
         ),
         logprobs=logprobs,
         top_logprobs=top_logprobs,
-        max_tokens=UNLIMITED if request.max_tokens is None else request.max_tokens,
+        max_tokens=_max_tokens(request.max_tokens),
         seed=_random_seed() if request.seed is None else request.seed,
+        seeded=request.seed is not None,
         logit_bias=request.logit_bias or {},
         stops=stops,
         template_stops=model.conversation.stop_str,
         stop_token_ids=model.conversation.stop_token_ids,
-        response_format=request.response_format or ResponseFormat(),
+        response_format=request.response_format or RequestResponseFormat(),
         debug_config=request.debug_config or DebugConfig(),
     )
     _check(config)
     return config
+
+
+def check_choices(request: AnyRequest) -> None:
+    """Refuse a number of choices for which there is no memory.
+
+    Raises
+    ------
+    MemoryError
+        There are too many of them.
+    """
+    if request.n > _MAX_CHOICES:
+        raise MemoryError(f'"n" is {request.n}')
 
 
 def metrics_query(model: ServedModel) -> GenerationConfig:
@@ -123,16 +140,34 @@ def metrics_query(model: ServedModel) -> GenerationConfig:
 
 
 def _check(config: GenerationConfig) -> None:
+    for name in ("n", "seed"):
+        _check_int64(name, getattr(config, name))
     problems = {
         '"n" should be at least 1': config.n < 1,
-        f'"n" should be at most {_MAX_CHOICES}': config.n > _MAX_CHOICES,
         '"temperature" should be non-negative': config.temperature < 0,
-        '"top_p" should be in range [0, 1]': not 0 <= config.top_p <= 1,
-        '"max_tokens" should be a 64-bit integer': abs(config.max_tokens) > _INT64_MAX,
+        '"top_p" should be in range [0, 1]': config.top_p < 0 or config.top_p > 1,
     }
     for problem, found in problems.items():
         if found:
             raise InternalError(f"Check failed: (gen_config.IsOk()) is false: {problem}")
+    if any(abs(token_id) > _INT32_MAX for token_id in config.logit_bias):
+        raise InternalError("stoi")
+
+
+def _check_int64(name: str, value: int) -> None:
+    if not -_INT64_MAX - 1 <= value <= _INT64_MAX:
+        # It reaches the engine as JSON, where such a number is none.
+        raise ValueError(
+            f"Check failed: (opt.has_value()) is false: key `{name}` has unexpected type"
+        )
+
+
+def _max_tokens(value: int | None) -> int:
+    """Return the limit as a real engine keeps it: in 32 bits, of which it loses the rest."""
+    if value is None:
+        return UNLIMITED
+    _check_int64("max_tokens", value)
+    return (value + _INT32_MAX + 1) % 2**32 - _INT32_MAX - 1
 
 
 def _logprobs(request: AnyRequest) -> tuple[bool, int]:

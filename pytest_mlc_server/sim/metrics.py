@@ -12,6 +12,9 @@ _HEADER = """\
 # different tokenization to standardize across models.
 """
 
+# The real engine has a slot for each size up to this one.
+_LARGEST_BATCH_TRACKED = 64
+
 
 @dataclass(frozen=True)
 class RequestMetrics:
@@ -55,33 +58,56 @@ class RequestMetrics:
 
 
 @dataclass
+class _TimeCost:
+    """What steps of one kind took. The first one warms up, and is not counted."""
+
+    total_s: float = 0.0
+    count: int = 0
+    warm: bool = False
+
+    def add(self, seconds: float, steps: int) -> None:
+        counted = steps if self.warm else steps - 1
+        self.warm = True
+        self.total_s += seconds * counted / steps
+        self.count += counted
+
+
+@dataclass
 class EngineMetrics:
-    """What all finished requests cost."""
+    """What all finished requests cost: sums, and one entry for each batch size seen."""
 
     prefill_time_s: float = 0.0
     decode_time_s: float = 0.0
     prompt_tokens: int = 0
     completion_tokens: int = 0
     decode_tokens: int = 0
-    decode_steps: int = 0
     last: RequestMetrics = field(default_factory=RequestMetrics)
+    _decode_times: dict[int, _TimeCost] = field(default_factory=dict)
 
-    def add(self, request: RequestMetrics, decode_steps: int) -> None:
-        """Count a finished request."""
+    def add(self, request: RequestMetrics, decode_steps: int, batch_size: int = 1) -> None:
+        """Count a finished request.
+
+        Parameters
+        ----------
+        request : RequestMetrics
+            What it cost.
+        decode_steps : int
+            How many steps its decoding took.
+        batch_size : int
+            How many sequences were decoded in each of them: its choices.
+        """
         self.prefill_time_s += request.ttft_s
         self.decode_time_s += request.decode_time_s
         self.prompt_tokens += request.prompt_tokens
         self.completion_tokens += request.completion_tokens
         self.decode_tokens += request.decode_tokens
-        self.decode_steps += decode_steps
         self.last = request
+        if decode_steps > 0 and batch_size <= _LARGEST_BATCH_TRACKED:
+            times = self._decode_times.setdefault(batch_size, _TimeCost())
+            times.add(request.decode_time_s, decode_steps)
 
     def as_json(self) -> dict[str, Any]:
         """Return the numbers under the names of the real engine."""
-        by_batch_size: dict[str, Any] = {}
-        if self.decode_steps:
-            by_batch_size["mean{batch_size=1}"] = self.decode_time_s / self.decode_steps
-            by_batch_size["count{batch_size=1}"] = self.decode_steps
         return {
             "engine_prefill_time_sum": self.prefill_time_s,
             "engine_decode_time_sum": self.decode_time_s,
@@ -95,10 +121,18 @@ class EngineMetrics:
                 self.prompt_tokens, self.prefill_time_s, self.decode_tokens, self.decode_time_s
             ),
             "last_finished_request": self.last.as_json(),
-            "decode_time_by_batch_size": by_batch_size,
+            "decode_time_by_batch_size": self._by_batch_size(),
             "draft_time_by_batch_size": {},
             "verify_time_by_batch_size": {},
         }
+
+    def _by_batch_size(self) -> dict[str, Any]:
+        numbers: dict[str, Any] = {}
+        for size, times in sorted(self._decode_times.items()):
+            if times.count:
+                numbers[f"mean{{batch_size={size}}}"] = times.total_s / times.count
+                numbers[f"count{{batch_size={size}}}"] = times.count
+        return numbers
 
 
 def prometheus_text(metrics: dict[str, Any]) -> str:

@@ -14,7 +14,7 @@ MAX_COMPLETION_LOGPROBS = 5
 
 
 def _check_penalty(value: float | None) -> float | None:
-    if value is not None and not -2 <= value <= 2:
+    if value is not None and (value < -2 or value > 2):
         raise ValueError("Penalty value should be in range [-2, 2].")
     return value
 
@@ -45,7 +45,7 @@ class StreamOptions(BaseModel):
     include_usage: bool | None
 
 
-class ResponseFormat(BaseModel):
+class RequestResponseFormat(BaseModel):
     """The form that a reply has to have."""
 
     type: Literal["text", "json_object"] = "text"
@@ -71,6 +71,13 @@ class DebugConfig(BaseModel):
     special_request: Literal["query_engine_metrics"] | None = None
     grammar_execution_mode: Literal["constraint", "jump_forward"] = "jump_forward"
     disagg_config: DisaggConfig | None = None
+
+
+class ListResponse(BaseModel):
+    """What ``GET /v1/models`` answers."""
+
+    object: str = "list"
+    data: list[Any]
 
 
 class EmbeddingRequest(BaseModel):
@@ -106,7 +113,7 @@ class CompletionRequest(BaseModel):
     temperature: float | None = None
     top_p: float | None = None
     user: str | None = None
-    response_format: ResponseFormat | None = None
+    response_format: RequestResponseFormat | None = None
     debug_config: DebugConfig | None = None
 
     @model_validator(mode="after")
@@ -129,6 +136,13 @@ class RemoteSendRequest(CompletionRequest):
     end: int
     kv_addr_info: str
     recv_rank: int
+
+
+class PrepRecvResponse(BaseModel):
+    """What ``POST /microserving/prep_recv`` answers."""
+
+    kv_append_metadata: str
+    prefix_matched_length: int
 
 
 class StartGenerateRequest(CompletionRequest):
@@ -163,12 +177,12 @@ class ChatToolCall(BaseModel):
     """The use of a tool."""
 
     # The real server makes up an id where there is none; here nothing ever reads it.
-    id: str = ""
+    id: str = Field(default_factory=str)
     type: Literal["function"]
     function: ChatFunctionCall
 
 
-class ChatMessage(BaseModel):
+class ChatCompletionMessage(BaseModel):
     """One message of a conversation."""
 
     content: str | list[dict[Any, Any]] | None = None
@@ -181,7 +195,7 @@ class ChatMessage(BaseModel):
 class ChatCompletionRequest(BaseModel):
     """The body of ``POST /v1/chat/completions``."""
 
-    messages: list[ChatMessage]
+    messages: list[ChatCompletionMessage]
     model: str | None = None
     frequency_penalty: Penalty = None
     presence_penalty: Penalty = None
@@ -199,7 +213,7 @@ class ChatCompletionRequest(BaseModel):
     tools: list[ChatTool] | None = None
     tool_choice: Literal["none", "auto"] | dict[Any, Any] | None = None
     user: str | None = None
-    response_format: ResponseFormat | None = None
+    response_format: RequestResponseFormat | None = None
     debug_config: DebugConfig | None = None
 
     @model_validator(mode="after")

@@ -2,47 +2,34 @@
 
 from __future__ import annotations
 
-import sys
-import time
 import uuid
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from pytest_mlc_server.sim.closing import closing
+from pytest_mlc_server.sim.deaths import find_death, suffer
+from pytest_mlc_server.sim.disaggregation import disaggregate
 from pytest_mlc_server.sim.errors import BadRequestError
 from pytest_mlc_server.sim.exchange import ChatExchange, CompletionExchange
-from pytest_mlc_server.sim.generation import generation_config
+from pytest_mlc_server.sim.generation import check_choices, generation_config
+from pytest_mlc_server.sim.logs import log
+from pytest_mlc_server.sim.sources import ECHO
 from pytest_mlc_server.sim.tools import offered_functions
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncGenerator
 
     from pytest_mlc_server.sim.conversation import Message
     from pytest_mlc_server.sim.engine import Engine, Step
+    from pytest_mlc_server.sim.generation import GenerationConfig
     from pytest_mlc_server.sim.model import ServedModel
     from pytest_mlc_server.sim.protocol import (
         AnyRequest,
+        ChatCompletionMessage,
         ChatCompletionRequest,
-        ChatMessage,
         CompletionRequest,
     )
-
-
-def log(level: str, place: str, message: str) -> None:
-    """Write a line in the form of the real server's own log lines.
-
-    Parameters
-    ----------
-    level : str
-        ``INFO`` or ``ERROR``.
-    place : str
-        The file and line of the real server that would have said it, or the one here that does.
-    message : str
-        What to say.
-    """
-    now = time.strftime("%Y-%m-%d %H:%M:%S")
-    sys.stderr.write(f"[{now}] {level} {place}: {message}\n")
-    sys.stderr.flush()
+    from pytest_mlc_server.sim.sources import Latency, Source
 
 
 @dataclass(frozen=True)
@@ -59,6 +46,10 @@ class Server:
         As the flags of these names.
     api_key : str or None
         What ``/v1/*`` asks for.
+    imitate : frozenset of str
+        Which deaths of a real engine are imitated and not only told of: "wedge", "crash".
+    device : str
+        What the model would run on: some requests kill an engine on a CPU alone.
     """
 
     model: ServedModel
@@ -66,58 +57,76 @@ class Server:
     enable_debug: bool = False
     enable_tracing: bool = False
     api_key: str | None = None
+    imitate: frozenset[str] = frozenset()
+    device: str = "cpu"
 
-    def complete(self, request: CompletionRequest) -> CompletionExchange:
+    def complete(
+        self,
+        request: CompletionRequest,
+        source: Source = ECHO,
+        latency: Latency | None = None,
+    ) -> CompletionExchange:
         """Begin to answer a completion request.
 
+        What only the engine finds out goes wrong when the first step is taken.
+
         Raises
         ------
         BadRequestError
             The request cannot be answered, and its sender can do something about it.
         """
+        check_choices(request)
         request_id = _request_id(request, "cmpl")
-        with _failure_logged("engine.py:1306", "_handle_completion", request_id):
-            if request.best_of != 1:
-                raise BadRequestError('Request fields "best_of" are not supported right now.')
-            prompt = self._completion_prompt(request)
-            return CompletionExchange(
-                request=request,
-                request_id=request_id,
-                steps=self._generate(request, prompt),
-                show_extra=self.enable_debug,
-                prompt_text=self.model.tokenizer.decode(prompt) if request.echo else "",
-            )
+        if request.best_of != 1:
+            raise BadRequestError('Request fields "best_of" are not supported right now.')
+        prompt = self._completion_prompt(request)
+        job = _Job(request_id, prompt, source, latency, "engine.py:1306", "_handle_completion")
+        return CompletionExchange(
+            request=request,
+            request_id=request_id,
+            steps=self._generate(request, job),
+            show_extra=self.enable_debug,
+            prompt_text=self.model.tokenizer.decode(prompt) if request.echo else "",
+        )
 
-    def chat(self, request: ChatCompletionRequest) -> ChatExchange:
+    def chat(
+        self,
+        request: ChatCompletionRequest,
+        source: Source = ECHO,
+        latency: Latency | None = None,
+    ) -> ChatExchange:
         """Begin to answer a chat completion request.
 
+        What only the engine finds out goes wrong when the first step is taken.
+
         Raises
         ------
         BadRequestError
             The request cannot be answered, and its sender can do something about it.
         """
+        check_choices(request)
         request_id = _request_id(request, "chatcmpl")
-        with _failure_logged("engine.py:1234", "_handle_chat_completion", request_id):
-            for position, message in enumerate(request.messages):
-                _check_message(message, position)
-            functions = offered_functions(request)
-            return ChatExchange(
-                request=request,
-                request_id=request_id,
-                steps=self._generate(request, self._chat_prompt(request, functions)),
-                show_extra=self.enable_debug,
-                calls_functions=functions is not None,
-            )
+        for position, message in enumerate(request.messages):
+            _check_message(message, position)
+        functions = offered_functions(request)
+        prompt = self._chat_prompt(request, functions)
+        job = _Job(request_id, prompt, source, latency, "engine.py:1234", "_handle_chat_completion")
+        return ChatExchange(
+            request=request,
+            request_id=request_id,
+            steps=self._generate(request, job),
+            show_extra=self.enable_debug,
+            calls_functions=functions is not None,
+        )
 
     def _completion_prompt(self, request: CompletionRequest) -> list[int]:
-        if not isinstance(request.prompt, str):
-            if not request.prompt:
+        if isinstance(request.prompt, str):
+            prompt = self.model.tokenizer.encode(request.prompt)
+        else:
+            prompt = request.prompt
+            if not prompt:
                 raise BadRequestError("Invalid request prompt []")
-            return request.prompt
-        prompt = self.model.tokenizer.encode(request.prompt)
-        if not prompt:
-            # The real server stumbles over an empty prompt, and answers with a status 500.
-            raise IndexError("list index out of range")
+        self._check_length(prompt)
         return prompt
 
     def _chat_prompt(self, request: ChatCompletionRequest, functions: str | None) -> list[int]:
@@ -131,25 +140,67 @@ class Server:
             else:
                 messages.append((message.role, message.content))
         text = conversation.render(messages, functions or "")
-        return (conversation.system_prefix_token_ids or []) + self.model.tokenizer.encode(text)
+        prompt = (conversation.system_prefix_token_ids or []) + self.model.tokenizer.encode(text)
+        self._check_length(prompt)
+        return prompt
 
-    def _generate(self, request: AnyRequest, prompt: list[int]) -> AsyncIterator[Step]:
+    def _check_length(self, prompt: list[int]) -> None:
         limit = self.engine.max_prompt_tokens
         if limit is not None and len(prompt) > limit:
             raise BadRequestError(
                 f"Request prompt has {len(prompt)} tokens in total,"
                 f" larger than the model input length limit {limit}."
             )
+
+    async def _generate(self, request: AnyRequest, job: _Job) -> AsyncGenerator[Step, None]:
         if not self.enable_debug:
             request.debug_config = None
-        return self.engine.generate(prompt, generation_config(request, self.model))
+        try:
+            config = generation_config(request, self.model)
+            if not job.prompt:
+                # The real server stumbles over an empty prompt, and answers with a status 500.
+                raise IndexError("list index out of range")
+            await self._survive(job.prompt, config)
+            generation = self.engine.generate(
+                job.prompt, config, job.source, job.latency, job.request_id
+            )
+            async with closing(generation) as steps:
+                async for step in steps:
+                    yield step
+        except Exception as error:
+            # The line by which the real server says that a request failed.
+            message = f"Error in {job.handler} for request {job.request_id}: {error}"
+            log("ERROR", job.place, message)
+            raise
+
+    async def _survive(self, prompt: list[int], config: GenerationConfig) -> None:
+        """Let a request that kills a real engine do as much to this one as is asked for."""
+        await disaggregate(config, self.engine, self.imitate)
+        if self.engine.is_mock:
+            return
+        death = find_death(prompt, config, self.model, self.device)
+        if death is not None:
+            await self.engine.alive()
+            suffer(death, self.engine, self.imitate)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A prompt that is to be answered, and who asks for it, as the log says it."""
+
+    request_id: str
+    prompt: list[int]
+    source: Source
+    latency: Latency | None
+    place: str
+    handler: str
 
 
 def _request_id(request: AnyRequest, prefix: str) -> str:
     return request.user if request.user is not None else f"{prefix}-{uuid.uuid4().hex}"
 
 
-def _check_message(message: ChatMessage, position: int) -> None:
+def _check_message(message: ChatCompletionMessage, position: int) -> None:
     if message.role == "system" and position != 0:
         raise BadRequestError(
             f"System prompt at position {position} in the message list is invalid."
@@ -162,15 +213,3 @@ def _check_message(message: ChatMessage, position: int) -> None:
         if message.role != "assistant":
             raise BadRequestError("Non-assistant message having `tool_calls` is invalid.")
         raise BadRequestError("Assistant message having `tool_calls` is not supported yet.")
-
-
-@contextmanager
-def _failure_logged(place: str, handler: str, request_id: str) -> Iterator[None]:
-    """Leave the line in the log by which the real server says that a request failed."""
-    try:
-        yield
-    except BadRequestError:
-        raise
-    except Exception as error:
-        log("ERROR", place, f"Error in {handler} for request {request_id}: {error}")
-        raise

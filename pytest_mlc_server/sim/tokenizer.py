@@ -9,31 +9,43 @@ from __future__ import annotations
 
 import json
 import re
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
+from pytest_mlc_server.sim.streaming import TextStreamer
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
-
-# A UTF-8 character has at most four bytes: three tokens may be waiting for the fourth.
-_MAX_HELD_TOKENS = 3
-
-# How many tokens of what was already emitted a decoder may look back at. Sentence-piece decoders
-# treat the first token of a text differently, so that a token must not be decoded on its own.
-_CONTEXT_TOKENS = 4
+_PLAIN = re.compile(" ?[a-z]+")
+_BYTE_FALLBACK = re.compile("<0x([0-9A-F]{2})>")
 
 
 class Tokenizer(Protocol):
     """What the engine needs of a tokenizer."""
+
+    #: How many tokens there are.
+    vocabulary_size: int
 
     def encode(self, text: str) -> list[int]:
         """Return the token ids of `text`, special tokens recognised, none added."""
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Return the text of `token_ids`, special tokens included, unknown ids left out."""
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """Return what a token stands for; nothing for an unknown id."""
+
+    def piece(self, token_id: int) -> str | None:
+        """Return the text of a token, None where it depends on the tokens around it."""
+
+    def split(self, text: str) -> tuple[list[int], list[str]]:
+        """Return the token ids of `text`, and which part of it each of them completes."""
+
+    @property
+    def plain_tokens(self) -> list[int]:
+        """Tokens that are letters, with or without a space before them."""
 
 
 class ByteLevelBPE:
@@ -70,6 +82,8 @@ class ByteLevelBPE:
             character = content.decode("latin-1") if len(content) == 1 else chr(0x100 + token_id)
             character_of[token] = character
             self._id_of[character] = token_id
+        self.vocabulary_size = len(self._bytes_of)
+        self._pieces = {token_id: _text(text) for token_id, text in self._bytes_of.items()}
         self._merges: list[tuple[str, str]] = [
             (character_of[left] + character_of[right], character_of[left + right])
             for left, right in model["merges"]
@@ -97,8 +111,26 @@ class ByteLevelBPE:
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Return the text of `token_ids`, special tokens included, unknown ids left out."""
-        content = b"".join(self._bytes_of.get(token_id, b"") for token_id in token_ids)
+        content = b"".join([self._bytes_of.get(token_id, b"") for token_id in token_ids])
         return content.decode("utf-8", errors="replace")
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """Return what a token stands for; nothing for an unknown id."""
+        return self._bytes_of.get(token_id, b"")
+
+    def piece(self, token_id: int) -> str | None:
+        """Return the text of a token, None where it depends on the tokens around it."""
+        return self._pieces.get(token_id)
+
+    def split(self, text: str) -> tuple[list[int], list[str]]:
+        """Return the token ids of `text`, and which part of it each of them completes."""
+        token_ids = self.encode(text)
+        return token_ids, split_text(self, token_ids)
+
+    @cached_property
+    def plain_tokens(self) -> list[int]:
+        """Tokens that are letters, with or without a space before them."""
+        return _plain_tokens(self._pieces)
 
 
 class HuggingFaceTokenizer:
@@ -114,7 +146,14 @@ class HuggingFaceTokenizer:
         from tokenizers import Tokenizer as Backend
 
         self._backend = Backend.from_file(str(path))
-        self._vocabulary_size: int = self._backend.get_vocab_size(with_added_tokens=True)
+        self.vocabulary_size: int = self._backend.get_vocab_size(with_added_tokens=True)
+        description = json.loads(path.read_text(encoding="utf-8"))
+        decoder = (description.get("decoder") or {}).get("type")
+        self._is_byte_level = decoder == "ByteLevel"
+        self._added = set(self._backend.get_added_tokens_decoder())
+        # Filled as tokens are asked for: to read a large vocabulary would take too long at start.
+        self._bytes_of: dict[int, bytes] = {}
+        self._pieces: dict[int, str | None] = {}
 
     def encode(self, text: str) -> list[int]:
         """Return the token ids of `text`, special tokens recognised, none added."""
@@ -123,56 +162,71 @@ class HuggingFaceTokenizer:
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Return the text of `token_ids`, special tokens included, unknown ids left out."""
-        known = [token_id for token_id in token_ids if 0 <= token_id < self._vocabulary_size]
+        known = [token_id for token_id in token_ids if 0 <= token_id < self.vocabulary_size]
         text: str = self._backend.decode(known, skip_special_tokens=False)
         return text
 
+    def token_bytes(self, token_id: int) -> bytes:
+        """Return what a token stands for; nothing for an unknown id."""
+        content = self._bytes_of.get(token_id)
+        if content is None:
+            content = self._bytes_of[token_id] = self._content(token_id)
+        return content
 
-class TextStreamer:
-    """Turns token ids into text as they come, holding back what may still become a character.
+    def piece(self, token_id: int) -> str | None:
+        """Return the text of a token, None where it depends on the tokens around it."""
+        if not self._is_byte_level:
+            return None
+        if token_id not in self._pieces:
+            self._pieces[token_id] = _text(self.token_bytes(token_id))
+        return self._pieces[token_id]
 
-    Parameters
-    ----------
-    decode : Callable
-        The tokenizer's `decode`.
-    """
+    def split(self, text: str) -> tuple[list[int], list[str]]:
+        """Return the token ids of `text`, and which part of it each of them completes."""
+        if self._is_byte_level:
+            token_ids = self.encode(text)
+            pieces = split_text(self, token_ids)
+            if "".join(pieces) == text:
+                return token_ids, pieces
+        # Decoding would not give the text again, but for its spaces or its capital letters.
+        encoding = self._backend.encode(text, add_special_tokens=False)
+        if not encoding.ids:
+            return [], []
+        ends = [end for _, end in encoding.offsets[:-1]] + [len(text)]
+        starts = [0, *ends[:-1]]
+        return encoding.ids, [text[start:end] for start, end in zip(starts, ends, strict=True)]
 
-    def __init__(self, decode: Callable[[Sequence[int]], str]) -> None:
-        self._decode = decode
-        self._context: list[int] = []
-        self._context_text = ""
-        self._held: list[int] = []
+    @cached_property
+    def plain_tokens(self) -> list[int]:
+        """Tokens that are letters, with or without a space before them."""
+        known = range(self.vocabulary_size)
+        return _plain_tokens({token_id: _text(self.token_bytes(token_id)) for token_id in known})
 
-    def put(self, token_ids: Iterable[int]) -> str:
-        """Take new tokens, return the text that they complete."""
-        pieces = []
-        for token_id in token_ids:
-            self._held.append(token_id)
-            ready = len(self._held)
-            text = self._text_of(ready)
-            while ready > max(0, len(self._held) - _MAX_HELD_TOKENS) and text.endswith(REPLACEMENT):
-                ready -= 1
-                text = self._text_of(ready)
-            pieces.append(text)
-            self._emit(ready)
-        return "".join(pieces)
+    def _content(self, token_id: int) -> bytes:
+        if not 0 <= token_id < self.vocabulary_size:
+            return b""
+        token: str = self._backend.id_to_token(token_id) or ""
+        if token_id in self._added:
+            return token.encode()
+        if not self._is_byte_level:
+            byte = _BYTE_FALLBACK.fullmatch(token)
+            return bytes([int(byte[1], 16)]) if byte else token.replace("\u2581", " ").encode()
+        alphabet = _byte_alphabet()
+        if all(char in alphabet for char in token):
+            return bytes(alphabet[char] for char in token)
+        return token.encode()
 
-    def finish(self) -> str:
-        """Return the text of the tokens that are still held back."""
-        text = self._text_of(len(self._held))
-        self._emit(len(self._held))
-        return text
 
-    def _text_of(self, count: int) -> str:
-        if count == 0:
-            return ""
-        return self._decode(self._context + self._held[:count])[len(self._context_text) :]
-
-    def _emit(self, count: int) -> None:
-        if count:
-            self._context = (self._context + self._held[:count])[-_CONTEXT_TOKENS:]
-            self._context_text = self._decode(self._context)
-            del self._held[:count]
+def split_text(tokenizer: Tokenizer, token_ids: Sequence[int]) -> list[str]:
+    """Return the text that each token completes; incomplete characters end the last one."""
+    pieces = [tokenizer.piece(token_id) for token_id in token_ids]
+    known = [piece for piece in pieces if piece is not None]
+    if len(known) == len(pieces):
+        return known
+    streamer = TextStreamer(tokenizer)
+    texts = [streamer.put([token_id]) for token_id in token_ids]
+    texts[-1] += streamer.finish()
+    return texts
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
@@ -181,7 +235,7 @@ def load_tokenizer(path: Path) -> Tokenizer:
     Raises
     ------
     ValueError
-        The file needs the ``tokenizers`` package, and that cannot be imported.
+        The file is no tokenizer, or needs the ``tokenizers`` package, which cannot be imported.
     """
     try:
         return HuggingFaceTokenizer(path)
@@ -190,6 +244,9 @@ def load_tokenizer(path: Path) -> Tokenizer:
         if not _is_plain_byte_level(description):
             raise ValueError(f"{path} needs the package tokenizers ({error})") from error
         return ByteLevelBPE(description)
+    except Exception as error:
+        # The package raises nothing more telling.
+        raise ValueError(f"{path} is not a tokenizer: {error}") from error
 
 
 def _is_plain_byte_level(description: dict[str, Any]) -> bool:
@@ -204,6 +261,20 @@ def _is_plain_byte_level(description: dict[str, Any]) -> bool:
         and model.get("type") == "BPE"
         and all(isinstance(merge, list) for merge in model["merges"])
     )
+
+
+def _text(content: bytes) -> str | None:
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError:
+        return None
+
+
+def _plain_tokens(texts: Mapping[int, str | None]) -> list[int]:
+    """Return the tokens that are words; where there are none, those that are any text at all."""
+    known = {token_id: text for token_id, text in texts.items() if text}
+    plain = sorted(token_id for token_id, text in known.items() if _PLAIN.fullmatch(text))
+    return plain or sorted(known)
 
 
 @lru_cache(maxsize=1)

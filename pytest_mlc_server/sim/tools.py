@@ -12,6 +12,10 @@ from pytest_mlc_server.sim.errors import BadRequestError
 if TYPE_CHECKING:
     from pytest_mlc_server.sim.protocol import ChatCompletionRequest
 
+# Digits and letters, without those that look alike.
+_SHORT_ID_ALPHABET = "23456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
+_SHORT_ID_LENGTH = 22
+
 INVALID_CALL = "Got an invalid function call output from model"
 
 
@@ -47,7 +51,8 @@ def parse_calls(text: str) -> list[dict[str, Any]]:
     ValueError, SyntaxError
         The reply is no Python expression of that kind.
     """
-    is_list = text.startswith("[") and text.endswith("]")
+    # An empty reply is an error of the real server's own, which has no first letter to look at.
+    is_list = text[0] == "[" and text[-1] == "]"
     calls = ast.literal_eval(text) if is_list else [text]
     return [call for call in map(_parse_call, calls) if call is not None]
 
@@ -58,7 +63,17 @@ def _parse_call(text: str) -> dict[str, Any] | None:
         return None
     arguments = {keyword.arg: ast.literal_eval(keyword.value) for keyword in node.keywords}
     return {
-        "id": f"call_{uuid.uuid4().hex[:22]}",
+        "id": f"call_{_short_id()}",
         "type": "function",
         "function": {"name": node.func.id, "arguments": arguments},
     }
+
+
+def _short_id() -> str:
+    """Return a random id as the package shortuuid writes it."""
+    number = uuid.uuid4().int
+    digits = []
+    for _ in range(_SHORT_ID_LENGTH):
+        number, digit = divmod(number, len(_SHORT_ID_ALPHABET))
+        digits.append(_SHORT_ID_ALPHABET[digit])
+    return "".join(digits)
