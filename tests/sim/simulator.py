@@ -53,6 +53,7 @@ class Simulator:
             env=simulator_environment(),
         )
         self._listening = threading.Event()
+        self._news = threading.Condition()
         self.port = 0
         self.stdout: list[str] = []
         self.stderr: list[str] = []
@@ -89,6 +90,12 @@ class Simulator:
         if self._process.poll() is None:
             self._process.send_signal(number)
         return self._end()
+
+    def await_log(self, text: str) -> None:
+        """Wait until `text` is on stderr."""
+        with self._news:
+            said = self._news.wait_for(lambda: text in "".join(self.stderr), DEADLINE_S)
+        assert said, f"not in the log: {text}\n{''.join(self.stderr)}"
 
     def __enter__(self) -> Simulator:
         return self
@@ -127,7 +134,9 @@ class Simulator:
 
     def _read(self, stream: Any, lines: list[str]) -> None:
         for line in stream:
-            lines.append(line)
+            with self._news:
+                lines.append(line)
+                self._news.notify_all()
             running = _RUNNING.search(line)
             if running and lines is self.stderr:
                 self.port = int(running[2])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pytest_mlc_server.sim.cli import build_parser, main
-from tests.sim.simulator import Simulator
+from tests.sim.simulator import MODEL_DIRECTORY, Simulator
 
 
 @pytest.mark.parametrize(
@@ -19,6 +20,7 @@ from tests.sim.simulator import Simulator
         (["--overrides", "max_num_sequence=abc"], "--max_num_sequence: invalid int value: 'abc'"),
         (["--overrides", "no_such_key=1"], "unrecognized arguments: --no_such_key=1"),
         (["--allow-origins", "*"], "argument --allow-origins: invalid loads value: '*'"),
+        (["--sim-imitate", "wedge,nap"], "argument --sim-imitate: invalid choice: 'nap'"),
     ],
 )
 def test_wrong_arguments(
@@ -29,14 +31,27 @@ def test_wrong_arguments(
 
 
 def test_defaults_and_overrides() -> None:
-    arguments = build_parser().parse_args(["serve", "m", "--overrides", "opt=O2;context_window=9"])
+    arguments = build_parser().parse_args(["m", "--overrides", "opt=O2;context_window=9"])
     assert (arguments.port, arguments.host, arguments.mode) == (8000, "127.0.0.1", "local")
     assert (arguments.overrides["opt"], arguments.overrides["context_window_size"]) == ("O2", 9)
 
 
-def test_help(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_has_the_flags_of_both(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["serve", "--help"]) == 0
-    assert "--speculative-mode" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    real, own = shown.split("of the simulator alone:")
+    assert "--speculative-mode" in real
+    assert "--sim-imitate" not in real
+    assert "--sim-imitate" in own
+
+
+@pytest.mark.parametrize(("argv", "code"), [([], 2), (["--help"], 0), (["chat", "m"], 2)])
+def test_the_one_command_is_serve(
+    capsys: pytest.CaptureFixture[str], argv: list[str], code: int
+) -> None:
+    assert main(argv) == code
+    captured = capsys.readouterr()
+    assert "sim serve MODEL" in (captured.err if code else captured.out)
 
 
 @pytest.mark.parametrize("package", ["fastapi", "uvicorn"])
@@ -52,9 +67,9 @@ def test_missing_package_is_one_line(
     )
 
 
-def test_unusable_model_directory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for name in ("mlc-chat-config.json", "tokenizer.json"):
-        (tmp_path / name).write_text("{")
+def test_unusable_tokenizer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copy(MODEL_DIRECTORY / "mlc-chat-config.json", tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{")
     assert main(["serve", str(tmp_path)]) == 1
     assert capsys.readouterr().err.splitlines()[-1].startswith("pytest-mlc-server: ")
 

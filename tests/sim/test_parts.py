@@ -72,7 +72,8 @@ def test_calls_are_read() -> None:
 
 def test_metrics_are_written_level_by_level() -> None:
     metrics = EngineMetrics()
-    metrics.add(RequestMetrics(3, 2, 1, ttft_s=0.5, end_to_end_latency_s=1.0), decode_steps=1)
+    cost = RequestMetrics(3, 3, 2, ttft_s=0.5, end_to_end_latency_s=1.5)
+    metrics.add(cost, decode_steps=2)
     lines = prometheus_text(metrics.as_json()).splitlines()
     assert "prompt_tokens_sum\t3" in lines
     assert "last_finished_request_decode_tokens_per_s\t2.0" in lines

@@ -5,13 +5,8 @@ import sys
 
 import pytest
 
-from pytest_mlc_server.sim.tokenizer import (
-    REPLACEMENT,
-    ByteLevelBPE,
-    HuggingFaceTokenizer,
-    TextStreamer,
-    load_tokenizer,
-)
+from pytest_mlc_server.sim.streaming import REPLACEMENT, TextStreamer
+from pytest_mlc_server.sim.tokenizer import ByteLevelBPE, HuggingFaceTokenizer, load_tokenizer
 from tests.sim.simulator import MODEL_DIRECTORY
 
 PATH = MODEL_DIRECTORY / "tokenizer.json"
@@ -46,7 +41,7 @@ def test_tokens_are_those_of_the_tokenizers_package(tokenizer: ByteLevelBPE) -> 
 
 def test_stream_adds_up_and_splits_no_character(tokenizer: ByteLevelBPE) -> None:
     for text in texts():
-        streamer = TextStreamer(tokenizer.decode)
+        streamer = TextStreamer(tokenizer)
         pieces = [streamer.put([token_id]) for token_id in tokenizer.encode(text)]
         assert not any(REPLACEMENT in piece for piece in pieces)
         assert "".join(pieces) + streamer.finish() == text
