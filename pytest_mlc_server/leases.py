@@ -42,6 +42,9 @@ also_needed: list[int] = []
 #: A guardian that says more than this without ending its line is none, in bytes.
 LONGEST_MESSAGE = 16 << 20
 
+#: How long a guardian may take to answer a guest, in seconds: it answers at once or not at all.
+ANSWER_WITHIN = 15.0
+
 
 class GuardianLostError(Exception):
     """The guardian ended without a word: it was killed, or it failed."""
@@ -62,6 +65,17 @@ class Lease:
         What the server reads from descriptor 3; empty for nothing.
     lock
         File whose lock reserves the port; empty for none.
+    builds
+        Files that keep builds apart, a line each (`builds.Builds.files`); empty for none.
+    door
+        A socket that listens, where others may ask the guardian for a lease; None for nobody else.
+    held
+        Descriptor of a lock that the guardian keeps until nothing of the server is left.
+
+    Attributes
+    ----------
+    shared : bool
+        Whether others may hold the same server: letting it go is not stopping it then.
     """
 
     def __init__(
@@ -74,26 +88,78 @@ class Lease:
         *,
         secret: str = "",
         lock: str = "",
+        builds: str = "",
+        door: socket.socket | None = None,
+        held: int | None = None,
     ) -> None:
-        self.mark: str = order["mark"]
-        self._owner = os.getpid()
-        self._log = log
-        self._inbox = b""
-        self._keeper, self._keeper_start = 0, ""
+        self._init(order["mark"], log, shared=door is not None)
         pairs = (f"{name}={value}" for name, value in env.items())
-        fields = [str(len(argv)), *argv, cwd, log, secret, lock, *pairs]
+        fields = [str(len(argv)), *argv, cwd, log, secret, lock, builds, *pairs]
         if any("\0" in field for field in fields):
             raise ConfigError("a command line, a directory or an environment cannot hold a NUL")
         record = b"\0".join(os.fsencode(field) for field in fields)
         self._socket, theirs = socket.socketpair()
         with theirs:
-            self._guardian = _start_guardian(theirs, log)
-        holders = [(pid, process.start_time(pid)) for pid in (self._owner, *also_needed)]
+            self._guardian: subprocess.Popen[bytes] | None = _start_guardian(
+                theirs, log, () if door is None else (door,), () if held is None else (held,)
+            )
         try:
             self._socket.sendall(len(record).to_bytes(4, "big") + record)
-            self._socket.sendall(json.dumps({**order, "holders": holders}).encode() + b"\n")
+            self._socket.sendall(json.dumps({**order, "holders": holders()}).encode() + b"\n")
         except OSError:
             pass  # the guardian is gone already: the first `next` says so
+
+    def _init(self, mark: str, log: str, *, shared: bool) -> None:
+        self.mark = mark
+        self.shared = shared
+        self._owner = os.getpid()
+        self._log = log
+        self._inbox = b""
+        self._keeper, self._keeper_start = 0, ""
+
+    @classmethod
+    def ask(
+        cls, connection: socket.socket, *, exclusive: bool, linger: float, runs: Sequence[Any]
+    ) -> tuple[Lease, dict[str, Any]]:
+        """Ask a guardian that is there already for a lease.
+
+        Parameters
+        ----------
+        connection
+            To its door.
+        exclusive
+            Whether nobody else may hold the server at this moment.
+        linger
+            How long the server stays after its last holder, in seconds.
+        runs
+            Processes that hold the server beside this one, each with its start time.
+
+        Returns
+        -------
+        Lease, dict
+            The lease, and the guardian's answer: ``welcome``, or ``busy`` without a lease.
+
+        Raises
+        ------
+        GuardianLostError
+            If the guardian is going.
+        """
+        lease = cls.__new__(cls)
+        lease._init("", "", shared=True)
+        lease._socket, lease._guardian = connection, None
+        lease.send(op="attach", holders=holders(), exclusive=exclusive, linger=linger, runs=runs)
+        answer = lease.next(ANSWER_WITHIN)
+        if answer is None:
+            raise GuardianLostError(f"it did not answer within {ANSWER_WITHIN:g} s")
+        lease.mark, lease._log = str(answer.get("mark", "")), str(answer.get("log", ""))
+        lease._meet(int(answer.get("keeper", 0)))
+        return lease, answer
+
+    @property
+    def guardian(self) -> dict[str, Any]:
+        """The process that ends last of a guardian that this process started, for others."""
+        pid = self._guardian.pid if self._guardian is not None else 0
+        return {"keeper": pid, "keeper_start": process.start_time(pid)}
 
     @property
     def mine(self) -> bool:
@@ -128,12 +194,15 @@ class Lease:
         try:
             message: dict[str, Any] = json.loads(line)
             event = message["event"]
-            self._keeper = int(message["keeper"]) if event == "spawned" else self._keeper
+            keeper = int(message["keeper"]) if event == "spawned" else 0
         except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
             raise GuardianLostError(f"it sent what is no message: {line[:200]!r}") from None
-        if event == "spawned":
-            self._keeper_start = process.start_time(self._keeper)
+        if keeper:
+            self._meet(keeper)
         return message
+
+    def _meet(self, keeper: int) -> None:
+        self._keeper, self._keeper_start = keeper, process.start_time(keeper)
 
     def send(self, **message: Any) -> None:
         """Ask the guardian something; if it is gone, whoever waits for the answer hears of it."""
@@ -151,6 +220,11 @@ class Lease:
             Directory that the guardian removes afterwards.
         """
         self.send(op="stop", timeout=timeout, discard=discard)
+
+    def release(self, *, keep_log: bool) -> None:
+        """Let go of a server that others may hold."""
+        self.send(op="release", keep=keep_log)
+        self.leave()
 
     def wait(self, timeout: float) -> dict[str, Any]:
         """Wait until the server and the guardian are gone; end what a lost guardian left.
@@ -176,7 +250,7 @@ class Lease:
         except GuardianLostError:
             self.sweep()
         self._socket.close()
-        if not _ended(self._guardian, max(1.0, deadline - time.monotonic())):
+        if not self._guardian_ended(max(1.0, deadline - time.monotonic())):
             self._end_guardian()
             self.sweep()
         words = logs.words_path(self._log)
@@ -190,15 +264,21 @@ class Lease:
         if self._keeper and process.start_time(self._keeper) == self._keeper_start:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._keeper, signal.SIGKILL)  # the watcher then ends what it left
-        if not _ended(self._guardian, 5.0):
+        if not self._guardian_ended(5.0) and self._guardian is not None:
             self._guardian.kill()
             self._guardian.wait()
+
+    def _guardian_ended(self, timeout: float) -> bool:
+        """Wait for the guardian's end: of our child, its watcher; else of its keeper."""
+        if self._guardian is not None:
+            return _ended(self._guardian, timeout)
+        return await_end(self._keeper, self._keeper_start, timeout)
 
     def leave(self) -> None:
         """Close the lease without waiting for the end of anything."""
         self._socket.close()
         _leaving[:] = [guardian for guardian in _leaving if guardian.poll() is None]
-        if self.mine and self._guardian.poll() is None:
+        if self.mine and self._guardian is not None and self._guardian.poll() is None:
             _leaving.append(self._guardian)
 
     def sweep(self) -> None:
@@ -219,6 +299,44 @@ class Lease:
                 return file.read()[-2000:].strip()
         except OSError:
             return ""
+
+
+def holders() -> list[tuple[int, str]]:
+    """Return the processes without which this one needs no server, each with its start time."""
+    return [(pid, process.start_time(pid)) for pid in (os.getpid(), *also_needed)]
+
+
+def await_end(pid: int, start: str, timeout: float) -> bool:
+    """Wait until a process, which need not be a child, has ended; tell whether it has.
+
+    Parameters
+    ----------
+    pid, start
+        Its number, and what tells it from a later process with that number.
+    timeout
+        In seconds.
+    """
+    deadline = time.monotonic() + timeout
+    while pid and process.start_time(pid) == start:
+        remaining = deadline - time.monotonic()
+        if remaining <= 0:
+            return False
+        try:
+            descriptor = os.pidfd_open(pid)
+        except (AttributeError, OSError):
+            try:
+                os.kill(pid, 0)  # where there is no pidfd, there is no start time either
+            except ProcessLookupError:
+                return True
+            time.sleep(0.01)
+            continue
+        try:
+            poll = select.poll()
+            poll.register(descriptor, select.POLLIN)
+            return bool(poll.poll(remaining * 1000))
+        finally:
+            os.close(descriptor)
+    return True
 
 
 def _ended(process: subprocess.Popen[bytes], timeout: float) -> bool:
@@ -242,23 +360,33 @@ def _ended(process: subprocess.Popen[bytes], timeout: float) -> bool:
     return True
 
 
-def _start_guardian(lease: socket.socket, log: str) -> subprocess.Popen[bytes]:
+def _start_guardian(
+    lease: socket.socket,
+    log: str,
+    doors: Sequence[socket.socket] = (),
+    held: Sequence[int] = (),
+) -> subprocess.Popen[bytes]:
     psutil = importlib.util.find_spec("psutil")
     psutil_home = os.path.dirname(os.path.dirname((psutil and psutil.origin) or ""))
     entry = os.path.join(os.path.dirname(__file__), "guardian", "__main__.py")
+    descriptors = [str(end.fileno()) for end in (lease, *doors)]
     words = os.open(
         logs.words_path(log), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
     )
     try:
         return _Guardian(
-            [sys.executable, "-I", "-S", entry, str(lease.fileno()), psutil_home],
+            [
+                *(sys.executable, "-I", "-S", entry, descriptors[0], psutil_home),
+                *descriptors[1:],
+                *(f"held={descriptor}" for descriptor in held),
+            ],
             stdin=subprocess.DEVNULL,
             # Never pytest's own: whoever waits for the end of pytest's output would wait for the
             # guardian's end too.
             stdout=words,
             stderr=words,
             cwd="/",
-            pass_fds=[lease.fileno()],
+            pass_fds=[*(int(descriptor) for descriptor in descriptors), *held],
             start_new_session=True,
         )
     finally:

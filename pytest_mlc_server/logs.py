@@ -31,6 +31,9 @@ LAUNCHING, DETECTING, DOWNLOADING, COMPILING, LOADING, BINDING = PHASES = (
     "loading",
     "binding",
 )
+#: What a server does before its start, while another one compiles or downloads the same model.
+WAITING = "waiting for another server"
+
 _PHASE_BEGINS = (
     (re.compile(r"auto_device\.py:\d+: (?:Found|Not found) device"), DETECTING),
     (re.compile(r"Downloading model from|\[Git(?: LFS)?\]|Downloaded http"), DOWNLOADING),
@@ -45,7 +48,19 @@ _PHASE_BEGINS = (
     (re.compile(r"Started server process|Waiting for application startup"), BINDING),
 )
 
+# What upstream's `jit.py`, `engine_base.py` and `download_cache.py` say of files. A loader that has
+# got past all models names its mode.
+_LIBRARY = re.compile(r"Using (library model|cached model lib|compiled model lib): (\S.*)")
+_DIRECTORY = re.compile(
+    r"download_cache\.py:\d+: (?:(Weights already downloaded|Use cached weight): "
+    r"|Moving .*? to )(\S.*)"
+)
+_BUILT = re.compile(r"The selected engine mode is")
+
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
+
+#: How a server came by a file: it was there already, it was made now, it was given.
+CACHED, MADE, GIVEN = "cached", "made", "given"
 
 #: What is read of a line, in bytes.
 LONGEST_LINE = 65536
@@ -111,6 +126,11 @@ class LogReader:
         What the dead engine said, all its lines; empty while no engine died.
     last_request
         The last request that the server logged.
+    libraries, directories
+        Files that the server named as the models' libraries and as directories of downloaded
+        models, in order, each with how it came by it: `CACHED`, `MADE`, or `GIVEN`.
+    built
+        Whether nothing is compiled or downloaded any more.
     """
 
     def __init__(self, path: str, offset: int = 0) -> None:
@@ -118,6 +138,9 @@ class LogReader:
         self.running = False
         self.died = ""
         self.last_request = ""
+        self.libraries: list[tuple[str, str]] = []
+        self.directories: list[tuple[str, str]] = []
+        self.built = False
         self._path = path
         self._offset = offset
         self._rest = b""
@@ -169,6 +192,16 @@ class LogReader:
         for beginning, phase in _PHASE_BEGINS:
             if beginning.search(line):
                 self.phase = phase
+        if not self.built:
+            self._look_for_files(line)
+
+    def _look_for_files(self, line: str) -> None:
+        self.built = bool(_BUILT.search(line)) or self.running
+        if library := _LIBRARY.search(line):
+            how = {"library model": GIVEN, "cached model lib": CACHED}.get(library.group(1), MADE)
+            self.libraries.append((library.group(2), how))
+        if directory := _DIRECTORY.search(line):
+            self.directories.append((directory.group(2), CACHED if directory.group(1) else MADE))
 
 
 class LiveLog:

@@ -20,7 +20,21 @@ def directory() -> str:
     base = os.environ.get("XDG_RUNTIME_DIR", "")
     if not os.access(base, os.W_OK | os.X_OK):  # left over from another user's login, say
         base = tempfile.gettempdir()
-    path = os.path.join(base, f"pytest-mlc-server-{os.getuid()}")
+    return _private(os.path.join(base, f"pytest-mlc-server-{os.getuid()}"))
+
+
+def subdirectory(name: str) -> str:
+    """Return a directory in it, made if it is not there.
+
+    Raises
+    ------
+    ConfigError
+        As `directory`.
+    """
+    return _private(os.path.join(directory(), name))
+
+
+def _private(path: str) -> str:
     try:
         os.mkdir(path, 0o700)
     except FileExistsError:

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import itertools
 import os
-import shutil
-import tempfile
-import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
-from pytest_mlc_server import diagnosis, engines, logs, preflight, values
 from pytest_mlc_server.config import ServerConfig
 from pytest_mlc_server.engine_config import EngineConfig
 from pytest_mlc_server.environment import ServerEnv
-from pytest_mlc_server.errors import ConfigError, StartError
-from pytest_mlc_server.leases import GuardianLostError, Lease
+from pytest_mlc_server.errors import StartError
+from pytest_mlc_server.launching import GUARDIAN_GRACE, Launching, port_taken
+from pytest_mlc_server.leases import GuardianLostError
 from pytest_mlc_server.process import describe_exit
 from pytest_mlc_server.values import AdditionalModel, OverrideValue
 
@@ -26,8 +21,7 @@ if TYPE_CHECKING:
     from tvm.runtime import Device
     from typing_extensions import Self  # in typing from Python 3.11 on
 
-#: How much longer than its own time limits the guardian may take before it is given up, seconds.
-GUARDIAN_GRACE = 15.0
+    from pytest_mlc_server.sharing import Share
 
 #: How long one generated token may take when a server is examined, in seconds.
 CHECK_DEADLINE = 5.0
@@ -37,7 +31,7 @@ this package cannot start servers on Windows: its guardian needs POSIX process g
 Start the server in WSL or on another machine, and attach to it with --mlc-url."""
 
 
-class PopenServer:
+class PopenServer(Launching):
     """An MLC LLM server, owned by a guardian process that ends it when its holder ends.
 
     The constructor is that of upstream's class of the same name
@@ -63,8 +57,8 @@ class PopenServer:
     host, port
         What the server binds. `port` may be ``"auto"``: the server chooses.
     engine, url, overrides, additional_models, embedding_model, embedding_model_lib, \
-    speculative_mode, prefix_cache_mode, prefill_mode, api_key, args, env, python, cwd, ready, \
-    startup_timeout, startup_limit, stop_timeout, log_dir, log_live
+    speculative_mode, prefix_cache_mode, prefill_mode, api_key, args, env, python, sim_script, \
+    cwd, ready, startup_timeout, startup_limit, stop_timeout, log_dir, log_live
         As in `ServerConfig`.
 
     Attributes
@@ -113,6 +107,7 @@ class PopenServer:
         args: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
         python: str | os.PathLike[str] | None = None,
+        sim_script: str | os.PathLike[str] | None = None,
         cwd: str | os.PathLike[str] | None = None,
         ready: str = "generate",
         startup_timeout: float = 120.0,
@@ -126,7 +121,9 @@ class PopenServer:
         self._init(ServerConfig(**parameters))
 
     @classmethod
-    def from_config(cls, config: ServerConfig, *, name: str = "server") -> PopenServer:
+    def from_config(
+        cls, config: ServerConfig, *, name: str = "server", share: Share | None = None
+    ) -> PopenServer:
         """Make the handle of a server from a configuration.
 
         Parameters
@@ -135,6 +132,9 @@ class PopenServer:
             The configuration.
         name
             What the log file's name begins with.
+        share
+            Who else may hold the server; None for nobody. To stop it is then to let it go, and it
+            ends when nobody holds it any more.
 
         Raises
         ------
@@ -143,49 +143,8 @@ class PopenServer:
         """
         __tracebackhide__ = True
         server = cls.__new__(cls)
-        server._init(config, name)
+        server._init(config, name, share)
         return server
-
-    def _init(self, config: ServerConfig, name: str = "server") -> None:
-        __tracebackhide__ = True
-        contradictions = config.problems()
-        if contradictions:
-            # Together with what the file system would show at `start`: not one problem per run.
-            raise ConfigError([*contradictions, *preflight.problems(config)])
-        config.check()
-        self.config = config
-        self.model = engines.model_name(config) or ""
-        self.base_url = ""
-        self.openai_v1_base_url = ""
-        self.pid: int | None = None
-        self.startup_seconds: float | None = None
-        self.log_path: str | None = None
-        self.keep_log = False
-        """Set it to keep a temporary log after `terminate`; a failure sets it."""
-        self.returncode: int | None = None
-        """How the server's process ended, negative for a signal; None while it is not known."""
-        self.startup_phases: Mapping[str, float] = {}
-        """Seconds that each phase of the last start took."""
-        self.restarts = 0
-        """How often the server was started again."""
-        self.probe_usage: Mapping[str, int] = {}
-        """Tokens that the readiness probe cost, as the server counted them."""
-        self.live_output = 2
-        """Descriptor that `log_live` copies the log to. Default: standard error."""
-        self._name = name
-        self._port = config.port
-        self._lease: Lease | None = None
-        self._attached = False
-        self._state = "stopped"
-        self._evidence = ""
-        self._last_request = ""
-        self._guardian_lost = False
-        self._extra_env: dict[str, str] = {}
-        self.died = False
-        """Whether the server's process ended or wedged without being stopped."""
-        self._live: logs.LiveLog | None = None
-        self._temporary: str | None = None
-        self._lock = threading.RLock()
 
     # --- the parameters ---------------------------------------------------------------------------
 
@@ -218,6 +177,7 @@ class PopenServer:
         api_key: str | None
         args: tuple[str, ...]
         python: str | None
+        sim_script: str | None
         cwd: str | None
         ready: str
         startup_timeout: float
@@ -250,8 +210,36 @@ class PopenServer:
 
     # --- the life of the server -------------------------------------------------------------------
 
+    def begin(self, extra_env: Mapping[str, str] | None = None) -> None:
+        """Begin to start the server, and do not wait until it is ready: `start` does.
+
+        Parameters
+        ----------
+        extra_env
+            Environment variables of the server, on top of `os.environ` and `env`.
+
+        Raises
+        ------
+        ConfigError
+            If a mistake was found before anything was started.
+        StartError
+            If the server is started already.
+        """
+        __tracebackhide__ = True
+        with self._lock:
+            if self._lease is not None or self._attached or self._pending is not None:
+                raise StartError(f"this server is started already: {self!r}")
+            if self.config.engine == "external":
+                return  # it is there: nothing takes time
+            if os.name == "nt":
+                raise StartError(NOT_ON_WINDOWS)
+            self._extra_env = dict(extra_env or {})
+            self._pending = self._open()
+
     def start(self, extra_env: Mapping[str, str] | None = None) -> None:
         """Start the server and wait until it is ready.
+
+        After `begin`, only wait.
 
         Parameters
         ----------
@@ -274,11 +262,9 @@ class PopenServer:
             if self.config.engine == "external":
                 self._attach()
                 return
-            if os.name == "nt":
-                raise StartError(NOT_ON_WINDOWS)
-            preflight.check(self.config, extra_env)
-            self._extra_env = dict(extra_env or {})
-            self._launch(self._new_log(), self.config)
+            if self._pending is None:
+                self.begin(extra_env)
+            self._complete()
 
     def restart(self) -> None:
         """Stop the server and start it again, behind the same handle and in the same log.
@@ -297,15 +283,18 @@ class PopenServer:
             lease = self._lease
             if lease is None or not lease.mine:
                 raise StartError(f"there is no server of this process to restart: {self!r}")
+            if self.poll() == "starting":  # another holder of a shared server was first
+                self.settle()
+                return
             state, log = self.poll(), self.log_path or ""
             reason = {"ready": "restart was asked for", "exited": self._ending()}.get(state, state)
             timeout = self.config.stop_timeout if state == "ready" else 0.0
-            port = int(self._port)
+            port = self._server_port
             self.restarts += 1
             try:
                 self._again(lease, log, port, timeout, reason)
             except StartError as error:
-                if self.config.port != "auto" or not _port_taken(error):
+                if self.config.port != "auto" or not port_taken(error):
                     raise
                 # Somebody took the port between the old server and the new one.
                 self._launch(log, self.config)
@@ -318,23 +307,6 @@ class PopenServer:
                         stacklevel=2,
                     )
 
-    def _again(self, lease: Lease, log: str, port: int, timeout: float, reason: str) -> None:
-        __tracebackhide__ = True
-        if self._guardian_lost:
-            # Nobody is there who could start the server again: another guardian is.
-            self._drop(lease)
-            with open(log, "a", encoding="utf-8") as file:
-                file.write(f"\n--- {reason}; started again ---\n")
-            self._launch(log, self.config.replace(port=port))
-            return
-        self._begin()
-        lease.send(op="restart", port=port, timeout=timeout, reason=reason[:200])
-        try:
-            self._await_ready(lease, self._plan, log, timeout)
-        except BaseException:
-            self._drop(lease)
-            raise
-
     def terminate(self) -> None:
         """Stop the server and its whole process tree; of an external server, only detach.
 
@@ -342,12 +314,20 @@ class PopenServer:
         one that started the server it stops nothing.
         """
         with self._lock:
+            starting = self._pending is not None
             lease = self._let_go()
             if lease is None:
                 return
             self._hear(lease)  # a server that died before it was stopped leaves its log
-            # A wedged server ignores SIGINT and SIGTERM for half a minute and more.
-            timeout = 0.0 if self._state == "wedged" else self.config.stop_timeout
+            if lease.shared:
+                self._close_own_door()
+                lease.release(keep_log=self.keep_log)
+                self._end()
+                return
+            # A wedged server ignores SIGINT and SIGTERM for half a minute and more; one that is
+            # still loading has nothing to close.
+            in_order = self._state != "wedged" and not starting
+            timeout = self.config.stop_timeout if in_order else 0.0
             lease.stop(timeout)
             ended = lease.wait(timeout + GUARDIAN_GRACE)
             self.returncode = ended.get("returncode", self.returncode)
@@ -366,8 +346,12 @@ class PopenServer:
             if lease is None:
                 return
             discard = None if self.keep_log else self._temporary
-            lease.stop(self.config.stop_timeout, discard=discard)
-            lease.leave()
+            if lease.shared:
+                self._close_own_door()
+                lease.release(keep_log=self.keep_log)
+            else:
+                lease.stop(self.config.stop_timeout, discard=discard)
+                lease.leave()
             if discard is not None:
                 self._temporary = None
             self._end()
@@ -408,7 +392,8 @@ class PopenServer:
         -------
         str
             ``stopped`` (or not started), ``ready``, ``wedged`` (its process lives, and generates
-            nothing any more) or ``exited``.
+            nothing any more) or ``exited``; of a shared server also ``starting``, when another of
+            its holders has it started again.
         """
         with self._lock:
             if self._lease is None:
@@ -435,7 +420,7 @@ class PopenServer:
         """
         with self._lock:
             lease = self._lease
-            if lease is None or not lease.mine or self.poll() != "ready":
+            if lease is None or not lease.mine or self.settle() != "ready":
                 return self.poll()
             lease.send(op="check", deadline=deadline)
             try:
@@ -447,32 +432,24 @@ class PopenServer:
                 self._lost()
             return self._state
 
-    @property
-    def trouble(self) -> str:
-        """What is wrong with the server, with the evidence; empty while nothing is."""
-        if self._state == "exited":
-            text = f"the server's process ended ({self._ending()})"
-        elif self._state == "wedged":
-            text = "the server is wedged: its process lives, and generates nothing any more"
-        else:
-            return ""
-        if self._evidence:
-            text += f"\n{self._evidence}"
-        if self._last_request:
-            text += f"\nlast request that it logged: {self._last_request}"
-        return text
+    def settle(self) -> str:
+        """Wait while another holder of a shared server has it started again; return the state.
 
-    def discard_log(self) -> None:
-        """Remove a temporary log; one in a directory that was given stays."""
-        if self._temporary is not None:
-            shutil.rmtree(self._temporary, ignore_errors=True)
-            self._temporary = None
-        if self.config.log_dir is None:
-            self.log_path = None
-
-    def hide_secrets(self, text: str) -> str:
-        """Return a text without the API key and without values of secret variables."""
-        return values.hide(text, self._secrets())
+        Raises
+        ------
+        StartError
+            If the server did not become ready.
+        """
+        __tracebackhide__ = True
+        with self._lock:
+            lease = self._lease
+            if self.poll() == "starting" and lease is not None:
+                try:
+                    self._await_ready(lease, self._plan, self.log_path or "")
+                except StartError:
+                    self._drop(lease)
+                    raise
+            return self._state
 
     def __repr__(self) -> str:
         parts = [f"engine={self.engine!r}", f"model={self.model!r}", f"device={self.device!r}"]
@@ -491,166 +468,7 @@ class PopenServer:
 
     # --- the start --------------------------------------------------------------------------------
 
-    def _begin(self) -> None:
-        self._guardian_lost = False
-        self.pid = self.startup_seconds = self.returncode = None
-        self.died = False
-        self.startup_phases = {}
-        self._state, self._evidence, self._last_request = "starting", "", ""
-
-    def _launch(self, log: str, config: ServerConfig) -> None:
-        """Start a guardian and its server, and wait until the server is ready."""
-        __tracebackhide__ = True
-        plan = engines.plan(config, extra_env=self._extra_env, mark=os.urandom(16).hex())
-        self._begin()
-        self._port = config.port
-        order = plan.order(config)
-        lease = Lease(plan.argv, plan.env, plan.cwd, log, order, secret=plan.secret, lock=plan.lock)
-        try:
-            self._await_ready(lease, plan, log)
-        except BaseException:
-            # Ctrl-C included: a holder that gives up waiting gives up the server.
-            self._drop(lease)
-            raise
-        self._lease, self._plan = lease, plan
-
-    def _drop(self, lease: Lease) -> None:
-        """End a lease whose server did not become ready."""
-        self.keep_log = True
-        self._lease = None
-        self._state = "stopped"
-        lease.stop(0.0)
-        lease.wait(GUARDIAN_GRACE)
-        self._end()
-
-    def _await_ready(
-        self, lease: Lease, plan: engines.LaunchPlan, log: str, stop_timeout: float = 0.0
-    ) -> None:
-        __tracebackhide__ = True
-        if self.config.log_live and self._live is None:
-            prefix = f"[{self._name}] "
-            self._live = logs.LiveLog(log, self.live_output, prefix, self._secrets())
-        patience = stop_timeout + self.config.startup_limit + GUARDIAN_GRACE
-        while True:
-            try:
-                message = lease.next(patience)
-            except GuardianLostError as error:
-                raise self._start_error("the guardian process ended", str(error), log) from None
-            if message is None:
-                raise self._start_error("the guardian process does not answer", "", log)
-            event = message["event"]
-            if event == "spawned":
-                self.pid = message["pid"]
-            elif event == "ready":
-                self._set_address(message["address"], message["port"])
-                self.startup_seconds = message["seconds"]
-                self.startup_phases = message["phases"]
-                self.probe_usage = message["usage"]
-                self._state = "ready"
-                return
-            elif event == "failed":
-                raise diagnosis.failed_start(self.config, plan, message, log, self._secrets())
-            elif event == "stopped":
-                raise self._start_error("the start was interrupted from outside", "", log)
-
-    def _start_error(self, what: str, evidence: str, log: str) -> StartError:
-        text = f"the MLC server did not start: {what}\n"
-        text += f"{evidence}\nlog: {log}" if evidence else f"log: {log}"
-        return StartError(text, log_path=log)
-
-    def _set_address(self, address: str, port: int) -> None:
-        self._port = port
-        host = self.config.host
-        # A name may stand for several addresses, and a wildcard is none to connect to.
-        if (self.config.port == "auto" and not _is_address(host)) or host in ("0.0.0.0", "::"):  # noqa: S104
-            host = address
-        self.base_url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-        self.openai_v1_base_url = f"{self.base_url}/v1"
-
-    def _attach(self) -> None:
-        __tracebackhide__ = True
-        from pytest_mlc_server import external
-
-        self.model = external.attach(self.config)
-        self.base_url = self.config.url or ""
-        self.openai_v1_base_url = f"{self.base_url}/v1"
-        parts = urlsplit(self.base_url)
-        self._port = parts.port or (443 if parts.scheme == "https" else 80)
-        self._attached = True
-
     # --- the end ----------------------------------------------------------------------------------
-
-    def _let_go(self) -> Lease | None:
-        lease, self._lease, self._attached = self._lease, None, False
-        if lease is not None and not lease.mine:
-            lease.leave()
-            return None
-        return lease
-
-    def _hear(self, lease: Lease) -> None:
-        """Hear what the guardian has said since."""
-        try:
-            while (message := lease.next(0)) is not None:
-                self._take(message)
-        except GuardianLostError:
-            self._lost()
-
-    def _take(self, message: Mapping[str, Any]) -> None:
-        event = message["event"]
-        if event in ("exited", "wedged"):
-            self._state, self.died, self.keep_log = event, True, True
-            self.returncode = message.get("returncode")
-            self._evidence = message.get("evidence", self._evidence)
-            self._last_request = message.get("request", "")
-
-    def _lost(self) -> None:
-        self._guardian_lost = True
-        if self._state != "exited":
-            self._state, self.died, self.keep_log = "exited", True, True
-            self._evidence = "its guardian process was killed, and the server with it"
-
-    def _ending(self) -> str:
-        return "killed" if self.returncode is None else describe_exit(self.returncode)
-
-    def _secrets(self) -> list[str]:
-        return values.secrets_of(self.config.api_key, {**self.config.env, **self._extra_env})
-
-    def _end(self) -> None:
-        self.pid = None
-        self._port = self.config.port
-        if self._state != "exited":
-            self._state = "stopped"
-        if self._live is not None:
-            self._live.close()
-            self._live = None
-        if not self.keep_log:
-            self.discard_log()
-
-    def _new_log(self) -> str:
-        """Return the path of a log that is not there yet, in a directory that is."""
-        directory = self.config.log_dir
-        if directory is None:
-            if self._temporary is None:
-                self._temporary = tempfile.mkdtemp(prefix="pytest-mlc-server-")
-            directory = self._temporary
-        else:
-            # From the configured directory, not from where a test has moved to since.
-            directory = os.path.abspath(os.path.join(self.config.cwd or "", directory))
-            os.makedirs(directory, exist_ok=True)
-        # A name of this process's own: workers and runs share a directory.
-        for number in itertools.count(1):
-            path = os.path.join(directory, f"{self._name}-{os.getpid()}-{number}.log")
-            try:
-                os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-            except FileExistsError:
-                continue
-            break
-        self.log_path = path
-        return path
-
-
-def _port_taken(error: StartError) -> bool:
-    return "address already in use" in str(error) or "its port is reserved" in str(error)
 
 
 def _runs(pid: int) -> bool:
@@ -660,14 +478,4 @@ def _runs(pid: int) -> bool:
         return False
     except PermissionError:
         return True
-    return True
-
-
-def _is_address(host: str) -> bool:
-    import ipaddress
-
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
     return True

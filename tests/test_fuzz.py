@@ -202,7 +202,7 @@ def signals_kept() -> Iterator[None]:
 def test_no_message_is_too_much_for_the_guardian(data: bytes, ordered: bool) -> None:
     ours, theirs = socket.socketpair()
     with log_file() as log, signals_kept(), ours:
-        order = Order(["1", "server", "/", str(log), "", ""])
+        order = Order(["1", "server", "/", str(log), "", "", ""])
         loop = Loop(theirs.detach(), order, 0, 0.0)
         try:
             first = json.dumps(ORDER).encode() + b"\n" if ordered else b""
@@ -210,15 +210,13 @@ def test_no_message_is_too_much_for_the_guardian(data: bytes, ordered: bool) -> 
             ours.sendall(first + data)
             ours.shutdown(socket.SHUT_WR)
             for _ in range(2):  # the messages, then their end
-                loop._holder._read()
+                loop._first._read()
             # Its holder has gone: whatever it said, the server is being stopped, in finite time.
-            assert loop._stop is not None
-            assert 0 <= loop._stop.pause() < 1e9
+            assert loop.stopping is not None
+            assert 0 <= loop.stopping.pause() < 1e9
         finally:
-            for end in (loop._holder, loop._selector, loop._sleeper, loop._waker):
+            for end in (loop.holders, loop._selector, loop._sleeper, loop._waker):
                 end.close()
-            for pidfd in loop._holder._pidfds:
-                os.close(pidfd)
 
 
 @fuzz

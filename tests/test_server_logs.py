@@ -21,7 +21,9 @@ Servers = Callable[..., PopenServer]
 
 
 def contents(directory: Path) -> list[str]:
-    return sorted(str(path.relative_to(directory)) for path in directory.rglob("*"))
+    own = f"pytest-mlc-server-{os.getuid()}"  # the user's directory for locks stays, empty
+    names = sorted(str(path.relative_to(directory)) for path in directory.rglob("*"))
+    return [name for name in names if name != own]
 
 
 def log_of(server: PopenServer) -> Path:

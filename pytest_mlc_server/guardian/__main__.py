@@ -7,4 +7,6 @@ if __name__ == "__main__":
     sys.path.append(__file__.rpartition("/pytest_mlc_server/")[0])
     from pytest_mlc_server.guardian.watcher import main
 
-    main(lease=int(sys.argv[1]), psutil_home=sys.argv[2])
+    doors = [int(word) for word in sys.argv[3:] if word.isdecimal()]
+    held = [int(word[5:]) for word in sys.argv[3:] if word.startswith("held=")]
+    main(int(sys.argv[1]), sys.argv[2], doors, held)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 
-from pytest_mlc_server import logs
+from pytest_mlc_server import logs, process
 from pytest_mlc_server.guardian import probe
 
 TYPE_CHECKING = False
@@ -93,3 +94,49 @@ class Check:
         """Tell whether the log shows work: a GET, ours or a health check's, needs no engine."""
         lines = logs.read(self._log, offset).splitlines()
         return any(line.strip() and '"GET ' not in line for line in lines)
+
+
+def verify(
+    address: tuple[str, int],
+    expected: probe.Expected,
+    deadline: float,
+    done: Callable[[str], None],
+    *,
+    reset: bool,
+) -> None:
+    """Find out, in a thread, whether the server at an address is ours and works.
+
+    Parameters
+    ----------
+    address
+        Where the server listened when it became ready.
+    expected
+        What it must answer.
+    deadline
+        How long it may take, in seconds.
+    done
+        Called from the thread with what is wrong; empty if nothing is.
+    reset
+        Whether to reset the engine's state first, the prefix cache included.
+    """
+
+    def run() -> None:
+        tree = [os.getpid(), *(child.pid for child in process.descendants(os.getpid()))]
+        if not any(port == address[1] for _, port in process.listening(tree)):
+            done(f"nothing of its process tree listens on port {address[1]} any more")
+            return
+        try:
+            if reset:
+                body = {"model": expected["model"]}
+                where = "/debug/reset_engine"
+                status, _ = probe.request(address, "POST", where, body, expected, deadline)
+                if status != 200:
+                    done(f"POST {where} answers {status}")
+                    return
+            probe.probe(address, expected, deadline, lambda _: None)
+        except (probe.NotYetError, probe.NeverError) as error:
+            done(str(error))
+        else:
+            done("")
+
+    threading.Thread(target=run, daemon=True).start()

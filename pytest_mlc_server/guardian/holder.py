@@ -116,8 +116,17 @@ class Holder:
         self._on_lost()
 
     def close(self) -> None:
-        """Close the socket."""
+        """Close the socket, and stop watching processes."""
+        watching: list[socket.socket | int] = [self._socket, *self._pidfds]
+        for watched in watching:
+            try:
+                self._selector.unregister(watched)
+            except (KeyError, ValueError):
+                continue
         self._socket.close()
+        for pidfd in self._pidfds:
+            os.close(pidfd)
+        self._pidfds.clear()
 
     def _read(self) -> None:
         try:
@@ -157,6 +166,20 @@ def seconds(value: Any) -> float:
     return number
 
 
+def processes(message: dict[str, Any], name: str = "holders") -> list[tuple[int, str]]:
+    """Read processes and what tells each from a later one with its number.
+
+    Raises
+    ------
+    KeyError, TypeError, ValueError
+        If there are none, or what is there is no process.
+    """
+    found = [(int(pid), str(start)) for pid, start in message[name]]
+    if not all(0 < pid < 1 << 31 for pid, _ in found):
+        raise ValueError("a number is no process id")
+    return found
+
+
 def checked(order: dict[str, Any]) -> list[tuple[int, str]]:
     """Check a holder's first message; return the processes that hold the lease.
 
@@ -168,12 +191,22 @@ def checked(order: dict[str, Any]) -> list[tuple[int, str]]:
     for name in ("startup_timeout", "startup_limit", "stop_timeout"):
         order[name] = seconds(order[name])
     order["port"] = int(order["port"])
+    build = order.get("build") or {}
+    order["build"] = {
+        "configs": [str(path) for path in build.get("configs", ())],
+        "libraries": int(build.get("libraries", 1)),
+        "until_ready": bool(build.get("until_ready", False)),
+    }
     expected = order["expected"]
     texts = (order["mark"], expected["model"], expected["api_key"] or "")
     if not all(isinstance(text, str) for text in texts):
         raise TypeError("a text is none")
     expected["generate"] = bool(expected["generate"])
-    holders = [(int(pid), str(start)) for pid, start in order["holders"]]
-    if not all(0 < pid < 1 << 31 for pid, _ in holders):
-        raise ValueError("a number is no process id")
-    return holders
+    if "share" in order:
+        share = order["share"]
+        share["linger"] = seconds(share["linger"])
+        share["files"] = [str(path) for path in share["files"]]
+        for name in ("failure", "discard", "run"):
+            share[name] = str(share[name])
+        processes(share, "runs")
+    return processes(order)

@@ -6,8 +6,12 @@ import os
 import sys
 import time
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
-def main(lease: int) -> None:
+
+def main(lease: int, doors: Sequence[int] = ()) -> None:
     """Run the keeper until nothing of its server is left.
 
     Parameters
@@ -15,6 +19,8 @@ def main(lease: int) -> None:
     lease
         Descriptor of the first lease's socket. On it comes the order (see `read_order`), then a
         line of JSON with all that is not needed to execute the server's program.
+    doors
+        Descriptor of the socket where others may ask for a lease, if they may.
     """
     from pytest_mlc_server.guardian.spawn import Order, SpawnError, reserve, spawn
 
@@ -23,11 +29,16 @@ def main(lease: int) -> None:
     except ValueError as error:
         sys.stderr.write(f"the order cannot be read: {error}\n")
         return
-    problem, pid = "", 0
+    problem, pid, build = "", 0, None
     try:
         if order.lock:
             reserve(order.lock)  # kept open until this process ends
-        pid = spawn(order)
+        if order.builds:
+            from pytest_mlc_server.guardian.building import Build
+
+            build = Build(order.builds)
+        if build is None or build.enter():
+            pid = spawn(order)
     except SpawnError as error:
         problem = str(error)
     began = time.monotonic()
@@ -36,7 +47,7 @@ def main(lease: int) -> None:
     # Everything that takes time to import comes from here on, beside the server's own start.
     from pytest_mlc_server.guardian.loop import Loop
 
-    Loop(lease, order, pid, began, problem).run()
+    Loop(lease, order, pid, began, problem, doors, build).run()
 
 
 def read_order(lease: int) -> list[str]:

@@ -11,26 +11,34 @@ import socket
 import time
 
 from pytest_mlc_server import logs
+from pytest_mlc_server.guardian import files
 from pytest_mlc_server.guardian.check import READY as WORKING
-from pytest_mlc_server.guardian.check import Check
+from pytest_mlc_server.guardian.check import Check, verify
+from pytest_mlc_server.guardian.desk import Desk
 from pytest_mlc_server.guardian.holder import LOOK_EVERY as LOOK_FOR_HOLDER_EVERY
-from pytest_mlc_server.guardian.holder import Holder, checked, seconds
+from pytest_mlc_server.guardian.holders import Holders
 from pytest_mlc_server.guardian.spawn import Order, SpawnError, spawn
 from pytest_mlc_server.guardian.start import MESSAGE_GRACE, Start
 from pytest_mlc_server.guardian.stop import Stop
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from types import FrameType
     from typing import Any
 
     import psutil
 
+    from pytest_mlc_server.guardian.building import Build, Turn
+    from pytest_mlc_server.guardian.holder import Holder
+
 STARTING, READY, WEDGED, EXITED, STOPPING = "starting", "ready", "wedged", "exited", "stopping"
 
 #: How often the log of a server that is ready is looked at, in seconds: one system call.
 READ_EVERY = 0.1
+
+#: The same while nobody holds the server.
+READ_IDLE_EVERY = 0.5
 
 
 class Loop:
@@ -43,36 +51,63 @@ class Loop:
     order
         What was executed.
     pid
-        The server, or 0 if it could not be executed.
+        The server, or 0 if it could not be executed, or must wait for another's build.
     began
         When it was executed, on the monotonic clock.
     problem
         Why it could not be executed.
+    doors
+        Descriptor of the socket where others may ask for a lease, if they may.
+    build
+        What the server may compile or download; None for nothing.
     """
 
-    def __init__(self, lease: int, order: Order, pid: int, began: float, problem: str = "") -> None:
+    def __init__(
+        self,
+        lease: int,
+        order: Order,
+        pid: int,
+        began: float,
+        problem: str = "",
+        doors: Sequence[int] = (),
+        build: Build | None = None,
+    ) -> None:
         self.state = STARTING
         self.pid = pid
         self.returncode: int | None = None
         self.finished = False
-        self._order = order
+        self.order = order
         self._began = began
         self._problem = problem
-        self._told: dict[str, Any] = {}
+        self._build = build
+        self._turn: Turn | None = None
+        self.told: dict[str, Any] = {}
+        self.doors = doors
+        self.share: dict[str, Any] = {}
+        self.generation = 0
+        self.ready: dict[str, Any] = {}
+        self.started_at = time.time()
         self._start: Start | None = None
-        self._stop: Stop | None = None
-        self._then: Callable[[], None] = self._finish
+        self.stopping: Stop | None = None
+        self.then: Callable[[], None] = self._finish
         self._address: tuple[str, int] | None = None
         self._died_at = 0.0
         self._check: Check | None = None
+        self._askers: list[Holder] = []
+        self.examined = True
+        self.waited: float | None = None
+        self._verifiers: list[Holder] = []
         self._last_request = ""
-        self._discard = ""
-        self._leaving = False
+        self.discard = ""
+        self.keep_log = self.failed = False
+        self.leaving = False
         self._serving: psutil.Process | None = None
         self._signalled = False
         self._news: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._selector = selectors.DefaultSelector()
-        self._holder = Holder(lease, self._selector, self._on_message, self.begin_stop)
+        self.desk = Desk(self)
+        self.holders = Holders(self._selector, self.desk.on_message, self.desk.on_nobody)
+        self._first = self.holders.first(lease)
         self._reader = logs.LogReader(order.log)
         self._waker = self._prepare_wakeup()
 
@@ -118,78 +153,84 @@ class Loop:
                 self._signalled = False
                 self.begin_stop()
             self._tick()
-        self._holder.close()
-        words = logs.words_path(self._order.log)
-        if logs.size(words) == 0:
-            try:
-                os.unlink(words)
-            except OSError:
-                pass
-        if self._discard:
-            shutil.rmtree(self._discard, ignore_errors=True)
+        self.holders.close()
+        self._leave_no_file()
+
+    def _leave_no_file(self) -> None:
+        files.remove_words(self.order.log)
+        files.remove(self.share.get("files", []))
+        if self.discard and not self.keep_log:
+            shutil.rmtree(self.discard, ignore_errors=True)
+        run = self.share.get("run", "")
+        if run and not self.failed and not self.holders.of_a_run:
+            files.remove_run(run)
 
     def _pause(self) -> float | None:
-        if self._stop is not None:
-            return self._stop.pause()
+        if self.stopping is not None:
+            return self.stopping.pause()
         if self._start is not None:
             return self._start.pause()
+        if self._turn is not None:
+            return self._turn.pause
         if self.state == READY:
-            return READ_EVERY
-        return LOOK_FOR_HOLDER_EVERY if self._holder.must_be_looked_for else None
+            return READ_EVERY if self.holders.idle_since is None else READ_IDLE_EVERY
+        return LOOK_FOR_HOLDER_EVERY if self.holders.must_be_looked_for else None
 
     def _tick(self) -> None:
-        if self._holder.must_be_looked_for and self._stop is None:
-            self._holder.look()
-        if self._stop is not None:
-            self._advance_stop(self._stop)
+        if self.stopping is None:
+            if self.holders.must_be_looked_for:
+                self.holders.look()
+            since = self.holders.idle_since if self.state == READY else None
+            if since is not None and time.monotonic() - since >= self.desk.linger:
+                self.begin_stop()
+        # After all that may begin a stop: its first signal waits for the next event otherwise.
+        if self.stopping is not None:
+            self._advance_stop(self.stopping)
         elif self._start is not None:
             self._advance_start(self._start)
+        elif self._turn is not None:
+            self._await_turn(self._turn)
         elif self.state == READY:
             self._watch_log()
 
-    # --- messages of the holder -------------------------------------------------------------------
-
-    def _on_message(self, message: dict[str, Any]) -> None:
-        try:
-            self._obey(message)
-        except (KeyError, TypeError, ValueError, OverflowError):
-            self._holder.lose()  # whoever sent this holds no lease of ours
-
-    def _obey(self, message: dict[str, Any]) -> None:
-        operation = message.get("op")
-        if not self._told:
-            holders = checked(message)
-            self._told = message
-            for pid, start in holders:
-                self._holder.watch_process(pid, start)
-            self._begin_start()
-        elif operation == "stop":
-            timeout = seconds(message["timeout"])
-            self._discard = str(message.get("discard") or "")
-            self.begin_stop(timeout)
-        elif operation == "check":
-            self._begin_check(seconds(message["deadline"]))
-        elif operation == "restart" and not self._leaving:
-            timeout, port = seconds(message["timeout"]), int(message["port"])
-            reason = str(message["reason"])
-            # Also while what a server that died has left is being ended.
-            self._then = lambda: self._respawn(port, reason)
-            self._begin_stop(timeout)
-
     # --- the start --------------------------------------------------------------------------------
 
-    def _begin_start(self) -> None:
+    def begin_start(self) -> None:
+        """Follow the start of a server that has been executed, or wait until it may be."""
         self.state, self.returncode, self._died_at = STARTING, None, 0.0
         self._serving = None
-        self._holder.send(event="spawned", pid=self.pid, keeper=os.getpid())
+        askers, self._askers = self._askers, []
+        for holder in askers:
+            holder.send(event="checked", state=STARTING)
+        if self._build is not None and not self.pid and not self._problem:
+            self._turn = self._build.turn(self.holders.tell, self.order.log)
+        else:
+            self._follow_start()
+
+    def _await_turn(self, turn: Turn) -> None:
+        if turn.has_come():
+            self._turn = None
+            self._execute()
+            self._follow_start(turn.phases)
+
+    def _execute(self) -> None:
+        try:
+            self.pid = spawn(self.order)
+        except SpawnError as error:
+            self._problem = str(error)
+        self._began = time.monotonic()
+
+    def _follow_start(self, phases: dict[str, float] | None = None) -> None:
+        self.holders.tell(event="spawned", pid=self.pid, keeper=os.getpid())
         self._start = Start(
             self.pid,
             self._began,
-            self._told,
+            self.told,
             self._reader,
             self._wake,
-            lambda phase: self._holder.send(event="phase", phase=phase),
+            lambda phase: self.holders.tell(event="phase", phase=phase),
         )
+        self._start.phases.update(phases or {})
         if self._problem:
             self._start.fail("spawn", self._problem)
             self._advance_start(self._start)
@@ -197,6 +238,9 @@ class Loop:
     def _advance_start(self, start: Start) -> None:
         start.look()
         outcome = start.outcome
+        if self._build is not None:
+            ready = outcome is not None and outcome["event"] == "ready"
+            self._build.look(self._reader, self.told["build"], self.order.cwd, ready=ready)
         if outcome is None:
             return
         start.close()
@@ -204,30 +248,36 @@ class Loop:
         if outcome["event"] == "ready":
             self.state, self._check, self._serving = READY, None, start.serving
             self._address = (outcome["address"], outcome["port"])
-            self._holder.send(**outcome)
+            self.examined = True
+            self.ready = {**outcome, "pid": self.pid, "generation": self.generation}
+            self.holders.tell(**self.ready)
             return
         # The holder hears of a failure when nothing of it is left.
-        self._leaving, self._then = True, lambda: self._fail(outcome)
-        self._begin_stop(0.0)
+        self.leaving, self.then = True, lambda: self._fail(outcome)
+        self.stop_tree(0.0)
 
     def _fail(self, outcome: dict[str, Any]) -> None:
-        self._holder.send(**outcome, returncode=self.returncode)
+        self.failed = True
+        failure = {**outcome, "returncode": self.returncode, "log": self.order.log}
+        self.keep_log = True
+        if self.share.get("failure"):
+            # Before the door closes: who comes after that must find out that it was tried.
+            files.write(self.share["failure"], failure)
+        self.holders.tell(**failure)
         self._finish()
 
-    def _respawn(self, port: int, reason: str) -> None:
+    def respawn(self, port: int, reason: str) -> None:
         """Start the server again, in the same log, on the port that the holder wishes."""
-        order, self._problem = self._order, ""
+        order, self._problem = self.order, ""
         with open(order.log, "a", encoding="utf-8", errors="replace") as log:
             log.write(f"\n--- {reason}; started again ---\n")
         self._reader = logs.LogReader(order.log, logs.size(order.log))
         order.set_port(port)
-        self._told["port"] = port
-        try:
-            self.pid = spawn(order)
-        except SpawnError as error:
-            self.pid, self._problem = 0, str(error)
-        self._began = time.monotonic()
-        self._begin_start()
+        self.told["port"] = port
+        self.pid = 0
+        if self._build is None or self._build.enter():
+            self._execute()
+        self.begin_start()
 
     # --- a server that is ready -------------------------------------------------------------------
 
@@ -241,29 +291,36 @@ class Loop:
             self._wedged(self._reader.died)
 
     def _wedged(self, evidence: str) -> None:
-        self.state = WEDGED
-        self._holder.send(event="wedged", evidence=evidence, request=self._request())
+        self.state, self.keep_log = WEDGED, True
+        self.holders.tell(event="wedged", evidence=evidence, request=self._request())
         # At once, and not in order: it would ignore that, and whoever waits for an answer from it
         # is better served by a closed connection.
-        self._then = lambda: None
-        self._begin_stop(0.0)
+        self.then = self._after_death
+        self.stop_tree(0.0)
+
+    def _after_death(self) -> None:
+        """Wait for what the holders want; without any there is nothing to wait for."""
+        if self.holders.idle_since is not None:
+            self._finish()
 
     def _request(self) -> str:
         """Return the last request of a client: those of an examination are our own."""
         return self._reader.last_request if self._check is None else self._last_request
 
-    def _begin_check(self, deadline: float) -> None:
+    def begin_check(self, holder: Holder, deadline: float) -> None:
         """Answer whether the server works, from what is known if that is enough."""
         if self.state == READY:
             self._reader.read()
             if self._reader.died:
                 self._wedged(self._reader.died)
         if self.state != READY or self._address is None:
-            self._holder.send(event="checked", state=self.state)
-        elif self._check is None:
+            holder.send(event="checked", state=self.state)
+            return
+        self._askers.append(holder)
+        if self._check is None:
             self._last_request = self._reader.last_request
             self._check = Check(
-                self._address, self._told["expected"], self._order.log, deadline, self._on_verdict
+                self._address, self.told["expected"], self.order.log, deadline, self._on_verdict
             )
 
     def _on_verdict(self, check: Check, verdict: str, evidence: str) -> None:
@@ -273,14 +330,40 @@ class Loop:
 
     def _checked(self, check: Check, verdict: str, evidence: str) -> None:
         if check is not self._check:
-            return  # of a server that has been started again since
+            return  # of a server that has been started again since: its askers were answered
         if self.state == READY:
             self._reader.read()
             if verdict == WEDGED or self._reader.died:
                 self._wedged(self._reader.died or evidence)
         self._check = None
         state = verdict if self.state == READY and verdict != WORKING else self.state
-        self._holder.send(event="checked", state=state)
+        askers, self._askers = self._askers, []
+        for holder in askers:
+            holder.send(event="checked", state=state)
+
+    def begin_verify(self, holder: Holder, deadline: float, *, reset: bool) -> None:
+        """Answer whether this is still the server that became ready, and works."""
+        if self.state != READY or self._address is None:
+            holder.send(event="verified", problem=f"it is {self.state}")
+            return
+        if self.examined:
+            holder.send(event="verified", problem="")
+            return
+        self._verifiers.append(holder)
+        if len(self._verifiers) > 1:
+            return  # all who came to a server that had waited hear of the same examination
+
+        def done(problem: str) -> None:
+            self._news.put(lambda: self._verified(problem))
+            self._wake()
+
+        verify(self._address, self.told["expected"], deadline, done, reset=reset)
+
+    def _verified(self, problem: str) -> None:
+        self.examined = not problem and self.state == READY
+        verifiers, self._verifiers = self._verifiers, []
+        for holder in verifiers:
+            holder.send(event="verified", problem=problem)
 
     # --- the end ----------------------------------------------------------------------------------
 
@@ -297,17 +380,17 @@ class Loop:
 
     def _exited(self, returncode: int) -> None:
         self.returncode = returncode
-        if self._stop is not None:
+        if self.stopping is not None:
             return
         self._reader.read()
         if self._start is not None:
             self._start.fail("exited", self._reader.died)
         elif self.state in (READY, WEDGED):
-            self.state = EXITED
-            self._holder.send(event="exited", returncode=returncode, request=self._request())
+            self.state, self.keep_log = EXITED, True
+            self.holders.tell(event="exited", returncode=returncode, request=self._request())
             # Its workers may live on, and hold the GPU's memory.
-            self._then = lambda: None
-            self._begin_stop(0.0)
+            self.then = self._after_death
+            self.stop_tree(0.0)
 
     def begin_stop(self, timeout: float | None = None) -> None:
         """Begin to stop the server's tree and then the keeper.
@@ -318,27 +401,33 @@ class Loop:
             Total time limit in seconds; None takes the holder's `stop_timeout`. A second call can
             only shorten it.
         """
-        self._leaving, self._then = True, self._finish
-        self._begin_stop(self._told.get("stop_timeout", 0.0) if timeout is None else timeout)
+        self.leaving, self.then = True, self._finish
+        self.holders.close_door()
+        self.stop_tree(self.told.get("stop_timeout", 0.0) if timeout is None else timeout)
 
-    def _begin_stop(self, timeout: float) -> None:
+    def stop_tree(self, timeout: float) -> None:
+        """Begin to stop the server's tree; what follows is in `then`."""
         if self._start is not None:
             self._start.close()
             self._start = None
-        if self._stop is None:
-            self._stop = Stop(self.pid, self._told.get("mark", ""), timeout, self._serving)
+        self._turn = None
+        if self.stopping is None:
+            self.stopping = Stop(self.pid, self.told.get("mark", ""), timeout, self._serving)
         else:
-            self._stop.hurry(timeout)
+            self.stopping.hurry(timeout)
 
     def _advance_stop(self, stop: Stop) -> None:
         if not stop.advance(alive=bool(self.pid) and self.returncode is None):
             return
-        self._stop = None
-        then, self._then = self._then, self._finish
-        self._holder.send(event="ended", returncode=self.returncode, by=stop.by, left=stop.left)
+        self.stopping = None
+        if self._build is not None:
+            self._build.leave()  # not before: what it compiles with is gone only now
+        then, self.then = self.then, self._finish
+        self.holders.tell(event="ended", returncode=self.returncode, by=stop.by, left=stop.left)
         then()
 
     def _finish(self) -> None:
         self.state = STOPPING
-        self._holder.send(event="stopped")
+        self.holders.close_door()
+        self.holders.tell(event="stopped")
         self.finished = True

@@ -28,7 +28,7 @@ class Order:
     ----------
     fields
         The number of arguments, the arguments, the working directory, the log, the secret, the
-        lock file, and the environment as ``NAME=VALUE``.
+        lock file, the files of builds, and the environment as ``NAME=VALUE``.
 
     Raises
     ------
@@ -43,6 +43,9 @@ class Order:
         What the server reads from `SECRET_FD`; empty for nothing.
     lock
         File whose lock reserves the port; empty for none.
+    builds
+        The stamp and the locks of what may be compiled or downloaded (`building.Build`), a line
+        each; empty for none.
     """
 
     def __init__(self, fields: Sequence[str]) -> None:
@@ -50,8 +53,8 @@ class Order:
         if count < 1:
             raise ValueError("there is nothing to execute")
         self.argv = list(fields[1 : count + 1])
-        self.cwd, self.log, self.secret, self.lock = fields[count + 1 : count + 5]
-        self.env = dict(pair.split("=", 1) for pair in fields[count + 5 :] if pair)
+        self.cwd, self.log, self.secret, self.lock, self.builds = fields[count + 1 : count + 6]
+        self.env = dict(pair.split("=", 1) for pair in fields[count + 6 :] if pair)
 
     def set_port(self, port: int) -> None:
         """Give another port on the command line."""

@@ -10,10 +10,11 @@ from pytest_mlc_server.guardian import system
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from types import FrameType
 
 
-def main(lease: int, psutil_home: str) -> None:
+def main(lease: int, psutil_home: str, doors: Sequence[int] = (), held: Sequence[int] = ()) -> None:
     """Start the keeper and wait for its end.
 
     Parameters
@@ -22,8 +23,14 @@ def main(lease: int, psutil_home: str) -> None:
         Descriptor of the lease's socket.
     psutil_home
         Directory to import psutil from.
+    doors
+        Descriptor of the socket where others may ask for a lease, if they may.
+    held
+        Descriptors that this process and the keeper keep open, and the server does not have: of
+        locks that last for as long as anything of the server is left.
     """
-    os.set_inheritable(lease, False)
+    for descriptor in (lease, *doors, *held):
+        os.set_inheritable(descriptor, False)
     sys.path.append(psutil_home)
     # What the holder blocks and ignores is inherited: without SIGCHLD nobody here hears of an end.
     _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
@@ -36,14 +43,15 @@ def main(lease: int, psutil_home: str) -> None:
             system.become_subreaper()  # a fork does not inherit it
             from pytest_mlc_server.guardian import keeper as keeper_module
 
-            keeper_module.main(lease)
+            keeper_module.main(lease, doors)
             status = 0
         except BaseException:
             sys.excepthook(*sys.exc_info())
         finally:
             # Whatever happened, the watcher's code must not run on in the keeper.
             os._exit(status)
-    os.close(lease)  # the holder must see the keeper's end of the socket close with the keeper
+    for descriptor in (lease, *doors):
+        os.close(descriptor)  # they must close with the keeper: that is how its end is seen
     watch(keeper)
     os._exit(0)
 

@@ -39,8 +39,6 @@ def holder_of(pid: int, start: str) -> Iterator[tuple[Holder, list[str]]]:
         holder.watch_process(pid, start)
         yield holder, lost
         holder.close()
-        for pidfd in holder._pidfds:
-            os.close(pidfd)
 
 
 def test_a_server_ends_with_the_controller_of_its_holder(

@@ -6,6 +6,8 @@ It behaves as ``STANDIN`` in its environment says: words separated by spaces, ea
 
 # ruff: noqa: A002, ARG002, C901, E501 - a script of many small orders, and one long list of them
 
+import contextlib
+import hashlib
 import json
 import os
 import signal
@@ -215,6 +217,67 @@ def engine_dies():
     thread.join()
 
 
+def build():
+    """Download and compile what is missing, with upstream's words; leave facts of what is made.
+
+    ``builds=FACTS`` names the file of facts; ``build-gate=FILE`` is waited for while something is
+    made; ``build-fails`` says what fails.
+    """
+    home = os.environ["MLC_LLM_HOME"]
+    directory = MODEL
+    if MODEL.startswith("HF://"):
+        say(
+            f"[2026-01-01 00:00:00] INFO download_cache.py:227: Downloading model from HuggingFace: {MODEL}"
+        )
+        directory = os.path.join(home, "model_weights", "hf", MODEL.removeprefix("HF://"))
+        if os.path.isdir(directory):
+            say(
+                f"[2026-01-01 00:00:00] INFO download_cache.py:166: Weights already downloaded: \033[1m{directory}\033[0m"
+            )
+        else:
+            with made("download"):
+                os.makedirs(directory)
+                with open(os.path.join(directory, "mlc-chat-config.json"), "w") as file:
+                    file.write("{}")
+            say(
+                f"[2026-01-01 00:00:00] INFO download_cache.py:219: Moving /tmp/x/tmp to \033[1m{directory}\033[0m"
+            )
+    if argument("--model-lib"):
+        say(
+            f"[2026-01-01 00:00:00] INFO engine_base.py:149: Using library model: {argument('--model-lib')}"
+        )
+        return
+    key = hashlib.md5(repr((directory, argument("--overrides"), argument("--device"))).encode())
+    library = os.path.join(home, "model_lib", f"{key.hexdigest()}.so")
+    if os.path.exists(library) and os.environ.get("MLC_JIT_POLICY") != "REDO":
+        say(
+            f"[2026-01-01 00:00:00] INFO jit.py:160: Using cached model lib: \033[1m{library}\033[0m"
+        )
+    else:
+        say("[2026-01-01 00:00:00] INFO jit.py:128: Compiling using commands below:")
+        with made("compile"):
+            os.makedirs(os.path.dirname(library), exist_ok=True)
+            with open(library, "w") as file:
+                file.write("library")
+        say(
+            f"[2026-01-01 00:00:00] INFO jit.py:136: Using compiled model lib: \033[1m{library}\033[0m"
+        )
+    say("[2026-01-01 00:00:00] INFO engine_base.py:189: The selected engine mode is local.")
+
+
+@contextlib.contextmanager
+def made(what):
+    """Note when something that takes long begins and ends."""
+    note(ORDERS["builds"], f"begin {what} {os.getpid()}")
+    while "build-gate" in ORDERS and not os.path.exists(ORDERS["build-gate"]):
+        time.sleep(0.005)
+    if ORDERS.get("build-fails") == what:
+        note(ORDERS["builds"], f"fail {what} {os.getpid()}")
+        sys.exit(1)
+    yield
+    note(ORDERS["builds"], f"end {what} {os.getpid()}")
+
+
 def starts():
     """Count the starts so far, this one included."""
     with open(ORDERS["started"]) as file:
@@ -255,6 +318,8 @@ def main():
         os.open(os.devnull, os.O_WRONLY)
     if "log" in ORDERS:
         print_log(ORDERS["log"])
+    if "builds" in ORDERS:
+        build()
     if "starts" in ORDERS and starts() > int(ORDERS["starts"]):
         say("stand-in: enough starts")
         sys.exit(3)

@@ -1,0 +1,159 @@
+"""Which servers are the same: everything that shapes a server, in one text.
+
+Two servers with the same fingerprint may stand in for each other, also in another run on another
+day. When in doubt, something belongs into the fingerprint: a start too many costs time, a server
+that is not what was asked for costs the truth.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from pytest_mlc_server import runs
+from pytest_mlc_server.config import ServerConfig
+from pytest_mlc_server.engines import model_name
+
+#: Fields of `ServerConfig` that say how to wait for a server or where to write, not what it is.
+NOT_SHAPING = (
+    "origins",
+    "startup_timeout",
+    "startup_limit",
+    "stop_timeout",
+    "ready",
+    "log_dir",
+    "log_live",
+)
+
+#: Environment variables by which servers of the same settings differ, by the start of their names.
+VARIABLES = (
+    "MLC_", "TVM_", "CUDA_", "NVIDIA_", "HIP_", "ROCR_", "GPU_", "HSA_", "VK_", "NCCL_", "OMP_",
+    "OPENBLAS_", "MKL_", "HF_", "LD_", "DYLD_", "PYTHON", "CONDA_", "VIRTUAL_ENV", "XDG_CACHE_HOME",
+    "HOME",
+)  # fmt: skip
+
+#: Distributions whose versions shape a server, by the start of their directories' names.
+DISTRIBUTIONS = ("mlc_llm", "mlc_ai", "apache_tvm", "tvm", "pytest_mlc_server")
+
+
+def fingerprint(config: ServerConfig) -> str:
+    """Return what is equal for servers that may stand in for each other.
+
+    Parameters
+    ----------
+    config
+        The configuration; a key that was asked for as ``auto`` is still ``auto`` in it.
+
+    Returns
+    -------
+    str
+        A hash: settings, model files by name, size and time, the interpreter, the installed
+        versions of mlc_llm and tvm, and the environment variables in `VARIABLES`.
+    """
+    return short_hash(shape(config))
+
+
+def short_hash(shaped: Any) -> str:
+    """Return a hash of anything that is made of plain values."""
+    text = json.dumps(shaped, sort_keys=True, default=vars)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def shape(config: ServerConfig) -> dict[str, Any]:
+    """Return what the fingerprint is made of."""
+    fields = {
+        name: value
+        for name, value in vars(config).items()
+        if name not in NOT_SHAPING and not name.startswith("_")
+    }
+    fields["cwd"] = os.path.abspath(config.cwd or os.getcwd())
+    if config.api_key and config.api_key != "auto":
+        # Not the key itself: what is hashed must not help anybody to guess it.
+        fields["api_key"] = hashlib.sha256(config.api_key.encode()).hexdigest()
+    python = interpreter(config)
+    return {
+        "host": runs.host(),  # hosts may share the directory of the doors
+        "settings": fields,
+        "files": sorted(_files(config)),
+        "interpreter": _stamp(os.path.realpath(python)) if python else None,
+        "installed": sorted(_installed(python)),
+        "environment": {
+            name: value for name, value in sorted(os.environ.items()) if name.startswith(VARIABLES)
+        },
+    }
+
+
+def interpreter(config: ServerConfig) -> str:
+    """Return the interpreter that runs the server; empty if there is none of that name."""
+    if config.engine == "sim" or config.python is None:
+        return sys.executable
+    return shutil.which(config.python) or ""
+
+
+def _files(config: ServerConfig) -> Iterator[Any]:
+    base = config.cwd or os.getcwd()
+    named: list[str | None] = [model_name(config), config.model_lib, config.embedding_model]
+    named += [config.embedding_model_lib, config.sim_script]
+    for model in config.additional_models:
+        named += [model] if isinstance(model, str) else list(model)
+    if config.engine_config is not None:
+        named.append(config.engine_config.model_lib)
+    for name in named:
+        if name and "://" not in name:
+            yield from _tree(os.path.join(base, name))
+
+
+def _tree(path: str) -> Iterator[Any]:
+    """Describe a file, or all files of a directory; a model's is flat."""
+    if not os.path.isdir(path):
+        yield _stamp(path)
+        return
+    with os.scandir(path) as entries:
+        for entry in entries:
+            if entry.is_file():
+                yield _stamp(entry.path)
+
+
+def _stamp(path: str) -> Any:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return [path, None, None]
+    return [path, found.st_size, found.st_mtime_ns]
+
+
+def _installed(python: str) -> Iterator[Any]:
+    """Describe what is installed where the server's interpreter looks.
+
+    It is not asked: that would take longer than finding a server that is there.
+    """
+    if python == sys.executable:
+        places = [place for place in sys.path if place]
+        for name in ("mlc-llm", "apache-tvm", "pytest-mlc-server"):
+            try:
+                yield [name, importlib.metadata.version(name)]
+            except importlib.metadata.PackageNotFoundError:
+                continue
+    else:
+        prefix = os.path.dirname(os.path.dirname(python))
+        places = glob.glob(os.path.join(prefix, "lib*", "python3*", "site-packages"))
+        places += os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    for place in filter(None, places):
+        for name in _names(place):
+            if name.startswith(DISTRIBUTIONS):
+                yield _stamp(os.path.join(place, name))
+
+
+def _names(directory: str) -> list[str]:
+    try:
+        return os.listdir(directory)
+    except OSError:  # a zip file, or nothing at all
+        return []
