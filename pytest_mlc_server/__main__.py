@@ -1,4 +1,4 @@
-"""Command line: ``python -m pytest_mlc_server {with,sim} …``."""
+"""Command line: ``python -m pytest_mlc_server {with,prepare,sim} …``."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ usage: python -m pytest_mlc_server COMMAND ...
   with [settings] -- COMMAND ...   start a server, run a command with OPENAI_BASE_URL,
                                    OPENAI_API_KEY and OPENAI_MODEL in its environment, stop the
                                    server, and return the command's exit code
+  ps | stop ID ... | logs ID       list, stop, read the log of servers that runs share or that wait
+                                   for their next user (--mlc-reuse)
+  prepare [settings] [--json]      download and compile models ahead of time, start each once, and
+                                   print where they are kept
   sim serve MODEL [flags]          run the simulator, with the flags of `mlc_llm serve`
 
 Each command has --help."""
@@ -38,6 +42,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         from pytest_mlc_server.runner import main as run
 
         return run(rest)
+    if command in ("ps", "stop", "logs"):
+        from pytest_mlc_server.manage import main as manage
+
+        return manage(command, rest)
+    if command == "prepare":
+        from pytest_mlc_server.prepare import main as prepare
+
+        return prepare(rest)
     print(USAGE, file=sys.stdout if command in ("-h", "--help") else sys.stderr)
     return 0 if command in ("-h", "--help") else 2
 

@@ -48,7 +48,7 @@ def main(argv: Sequence[str]) -> int:
         parser.error("give the command to run after --")
     try:
         server = PopenServer.from_config(_config(parsed))
-        _stop_on_signals()
+        stop_on_signals()
         server.start()
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -80,20 +80,41 @@ class _terminating:  # noqa: N801 - reads as a phrase
 
 
 def _config(parsed: argparse.Namespace) -> ServerConfig:
+    return checked(given(parsed))
+
+
+def given(parsed: argparse.Namespace) -> dict[str, options.Given]:
+    """Return what was set by flags and in the environment.
+
+    Parameters
+    ----------
+    parsed
+        What a parser with `options.add_arguments` has read.
+    """
+
     def from_flags(setting: options.Setting) -> tuple[object, str] | None:
         value = getattr(parsed, setting.key, None)
         return None if value is None else (value, f"{setting.flag} on the command line")
 
-    cwd = os.getcwd()
-    given = options.collect(from_flags, os.environ, lambda _: None, cwd)
-    config = ServerConfig.from_given(given, cwd=cwd)
+    return options.collect(from_flags, os.environ, lambda _: None, os.getcwd())
+
+
+def checked(found: dict[str, options.Given]) -> ServerConfig:
+    """Return the configuration that was set.
+
+    Raises
+    ------
+    ConfigError
+        If it cannot be read.
+    """
+    config = ServerConfig.from_given(found, cwd=os.getcwd())
     problems = preflight.override_problems(config)
     if problems:
         raise ConfigError(problems)
     return config
 
 
-def _stop_on_signals() -> None:
+def stop_on_signals() -> None:
     """Make SIGTERM and SIGHUP end this process as Ctrl-C does: with the server stopped."""
 
     def leave(number: int, frame: FrameType | None) -> None:  # noqa: ARG001

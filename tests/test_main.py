@@ -20,11 +20,11 @@ def test_usage(arguments: list[str], code: int, capfd: pytest.CaptureFixture[str
     usage, other = (shown.out, shown.err) if code == 0 else (shown.err, shown.out)
     assert other == ""
     assert "python -m pytest_mlc_server COMMAND" in usage
-    for command in ("with", "sim serve"):
+    for command in ("with", "prepare", "sim serve"):
         assert f"\n  {command} " in usage
 
 
-@pytest.mark.parametrize("command", ["with", "sim"])
+@pytest.mark.parametrize("command", ["with", "prepare", "sim"])
 def test_each_command_has_help(command: str, capfd: pytest.CaptureFixture[str]) -> None:
     try:
         code: object = main([command, "--help"])

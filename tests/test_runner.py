@@ -79,7 +79,7 @@ print(urllib.request.urlopen(urllib.request.Request(url, headers=headers)).read(
     assert "secret" not in shown.err
     (pid,) = suite.starts
     await_gone(pid)
-    assert list(suite.temporary.iterdir()) == []
+    assert suite.left() == []
 
 
 @pytest.mark.parametrize(
