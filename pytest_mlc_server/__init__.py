@@ -14,10 +14,12 @@ if TYPE_CHECKING:
         ConfigError,
         EngineUnavailableError,
         MLCServerError,
+        SimulatorError,
         StartError,
     )
-    from pytest_mlc_server.pool import ServerFactory
+    from pytest_mlc_server.factory import ServerFactory
     from pytest_mlc_server.server import PopenServer
+    from pytest_mlc_server.simulator import MLCSim, Reply, Rule, SimRequest, When
 
 __version__ = "0.1.0"
 
@@ -26,10 +28,16 @@ _HOMES = {
     "EngineConfig": "engine_config",
     "EngineUnavailableError": "errors",
     "MLCServerError": "errors",
+    "MLCSim": "simulator",
     "PopenServer": "server",
+    "Reply": "simulator",
+    "Rule": "simulator",
     "ServerConfig": "config",
-    "ServerFactory": "pool",
+    "ServerFactory": "factory",
+    "SimRequest": "simulator",
+    "SimulatorError": "errors",
     "StartError": "errors",
+    "When": "simulator",
 }
 
 __all__ = [
@@ -37,10 +45,16 @@ __all__ = [
     "EngineConfig",
     "EngineUnavailableError",
     "MLCServerError",
+    "MLCSim",
     "PopenServer",
+    "Reply",
+    "Rule",
     "ServerConfig",
     "ServerFactory",
+    "SimRequest",
+    "SimulatorError",
     "StartError",
+    "When",
     "__version__",
 ]
 

@@ -100,6 +100,8 @@ class ServerConfig:
         Further environment variables of the server.
     python
         Interpreter that has ``mlc_llm``. Default: the running one.
+    sim_script
+        TOML file with the simulator's rules, latency and faults; for the engine `sim` alone.
     cwd
         Working directory of the server. Default: the caller's.
     ready
@@ -146,6 +148,7 @@ class ServerConfig:
     args: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
     python: str | None = None
+    sim_script: str | None = None
     cwd: str | None = None
     ready: str = "generate"
     startup_timeout: float = 120.0
@@ -168,15 +171,11 @@ class ServerConfig:
             raise ConfigError(problems)
         if self.engine is None:
             object.__setattr__(self, "engine", "external" if self.url else "mlc")
-        if self.api_key == "auto":
-            if self.engine == "external":
-                raise ConfigError(
-                    f"{self.describe('url')}: a server that is already there has its own key; "
-                    "api_key = 'auto' makes one for a server that is started"
-                )
-            import secrets  # takes longer to import than all of this module
-
-            object.__setattr__(self, "api_key", secrets.token_urlsafe(24))
+        if self.api_key == "auto" and self.engine == "external":
+            raise ConfigError(
+                f"{self.describe('url')}: a server that is already there has its own key; "
+                "api_key = 'auto' makes one for a server that is started"
+            )
         if self.engine_config is not None:
             object.__setattr__(self, "engine_config", as_engine_config(self.engine_config))
 
@@ -283,6 +282,9 @@ class ServerConfig:
         return problems + Merged(self).problems
 
     def _engine_problems(self) -> list[str]:
+        if self.sim_script is not None and self.engine != "sim":
+            only = f"{self.describe('sim_script')}: only the simulator follows a script, and"
+            return [f"{only} {self.describe('engine')}; set engine 'sim', or leave the script out"]
         if self.engine == "external":
             if self.url is None:
                 return [f"{self.describe('engine')}: needs a URL (--mlc-url)"]

@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pytest_mlc_server import runtime
+from pytest_mlc_server import builds, runtime
+from pytest_mlc_server.builds import Builds
 from pytest_mlc_server.config import NOT_CONFIGURED, Merged, ServerConfig
 from pytest_mlc_server.errors import ConfigError
 from pytest_mlc_server.process import MARK
@@ -27,6 +28,10 @@ MOCK_LIBRARY = "mock://echo"
 
 #: The file that runs a module with an API key that stands on no command line.
 KEYED = os.path.join(os.path.dirname(os.path.abspath(__file__)), "keyed.py")
+
+#: Environment variable that gives the simulator the token of its control endpoints. Not on the
+#: command line: every user of the machine can read those.
+SIM_TOKEN = "PYTEST_MLC_SIM_TOKEN"  # noqa: S105 - a name
 
 #: Exit code of the simulator when its extra is not installed (``EX_UNAVAILABLE`` of sysexits).
 SIM_NOT_INSTALLED = 69
@@ -68,10 +73,12 @@ class LaunchPlan:
         Key to ask with.
     generate
         Whether one token must come back.
+    builds
+        What the server may compile or download, and the locks for that.
     """
 
     argv: tuple[str, ...]
-    env: Mapping[str, str]
+    env: Mapping[str, str] = field(repr=False)
     cwd: str
     secret: str = field(repr=False)
     lock: str
@@ -79,6 +86,7 @@ class LaunchPlan:
     model: str
     api_key: str | None = field(repr=False)
     generate: bool
+    builds: Builds = field(default_factory=Builds)
 
     @property
     def command(self) -> str:
@@ -103,11 +111,16 @@ class LaunchPlan:
                 "api_key": self.api_key,
                 "generate": self.generate,
             },
+            "build": self.builds.order(),
         }
 
 
 def plan(
-    config: ServerConfig, *, extra_env: Mapping[str, str] | None = None, mark: str
+    config: ServerConfig,
+    *,
+    extra_env: Mapping[str, str] | None = None,
+    mark: str,
+    sim_token: str = "",
 ) -> LaunchPlan:
     """Work out how to launch a server.
 
@@ -119,21 +132,26 @@ def plan(
         Environment variables that go before those of the configuration.
     mark
         Id of the server's process tree.
+    sim_token
+        What the simulator's control endpoints ask for; empty for a simulator without them.
     """
     model = model_name(config)
     if model is None:
         raise ConfigError(NOT_CONFIGURED)
     port = 0 if config.port == "auto" else int(config.port)
+    env = _environment(config, extra_env or {}, mark, sim_token)
+    cwd = os.path.abspath(config.cwd or os.getcwd())
     return LaunchPlan(
-        argv=(*_program(config), "serve", model, *_flags(config, port)),
+        argv=(*_program(config), "serve", model, *_flags(config, port), *_script(config)),
         secret=config.api_key or "",
         lock=runtime.port_lock(port) if port else "",
-        env=_environment(config, extra_env or {}, mark),
-        cwd=os.path.abspath(config.cwd or os.getcwd()),
+        env=env,
+        cwd=cwd,
         port=port,
         model=model,
         api_key=config.api_key,
         generate=config.ready == "generate" and not _only_embeds(config, model),
+        builds=builds.of(config, env, cwd),
     )
 
 
@@ -182,14 +200,24 @@ def _flags(config: ServerConfig, port: int) -> list[str]:
     return [*flags, *config.args]
 
 
+def _script(config: ServerConfig) -> list[str]:
+    return [f"--script={config.sim_script}"] if config.sim_script is not None else []
+
+
 def format_overrides(overrides: Mapping[str, OverrideValue]) -> str:
     """Return overrides in the form of ``--overrides``."""
     return ";".join(f"{key}={value}" for key, value in overrides.items())
 
 
-def _environment(config: ServerConfig, extra: Mapping[str, str], mark: str) -> dict[str, str]:
+def _environment(
+    config: ServerConfig, extra: Mapping[str, str], mark: str, sim_token: str
+) -> dict[str, str]:
     # Unbuffered: the log of a server that is killed must hold what it said until then.
-    return {**os.environ, "PYTHONUNBUFFERED": "1", **config.env, **extra, MARK: mark}
+    env = {**os.environ, "PYTHONUNBUFFERED": "1", **config.env, **extra, MARK: mark}
+    env.pop(SIM_TOKEN, None)  # one from outside would open a control that nobody here knows of
+    if config.engine == "sim" and sim_token:
+        env[SIM_TOKEN] = sim_token
+    return env
 
 
 def _only_embeds(config: ServerConfig, model: str) -> bool:

@@ -83,3 +83,7 @@ class EngineUnavailableError(StartError):
 
     `--mlc-unavailable skip` turns this error, and no other, into a skip.
     """
+
+
+class SimulatorError(MLCServerError, RuntimeError):
+    """The simulator cannot be scripted: it is gone, or it is none that this process started."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from pytest_mlc_server.pool import ServerFactory
+    from pytest_mlc_server.factory import ServerFactory
     from pytest_mlc_server.server import PopenServer
 
 
@@ -34,9 +34,10 @@ def mlc_server(*, fresh: bool = False, **changes: Any) -> Any:
         Bind it to a name in a test module or a ``conftest.py``; the name is the fixture's.
     """
 
-    @pytest.fixture(scope="session")
     def server(mlc_server_factory: ServerFactory) -> PopenServer:
         __tracebackhide__ = True
         return mlc_server_factory(fresh=fresh, **changes)
 
-    return server
+    if not fresh:
+        server.mlc_changes = changes  # type: ignore[attr-defined]  # known before the fixture is made
+    return pytest.fixture(scope="session")(server)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from pytest_mlc_server.errors import ConfigError, StartError
@@ -33,6 +34,8 @@ class Incident:
         self.server = server
         self.test = test
         self.text = text
+        self.provoked = bool(server.provoked)
+        """Whether the test did it on purpose."""
         self.outcome = "not started again"
 
     def line(self) -> str:
@@ -62,8 +65,10 @@ class Health:
         self._last_module = ""
         self._open: dict[int, Incident] = {}
         self._given_up: dict[int, StartError] = {}
+        self._seen: dict[int, int] = {}
+        pool.on_again = self._again
 
-    def before(self, test: str, module: str) -> None:
+    def before(self, test: str, module: str, spare: Collection[PopenServer] = ()) -> None:
         """Make sure that a test which needs the servers finds them working.
 
         Parameters
@@ -72,6 +77,8 @@ class Health:
             The test's node id.
         module
             What it shares with the other tests of its module.
+        spare
+            Servers that the test does not use: those of other models.
 
         Raises
         ------
@@ -82,16 +89,25 @@ class Health:
         """
         __tracebackhide__ = True
         for server in self._pool.running:
+            if server in spare:
+                continue
             if id(server) in self._given_up:
                 raise self._given_up[id(server)].with_traceback(None)
             # One that ended between two tests did so because of what came before.
             self._note(server, self._last_test or test)
+            self._settle(server)
             incident = self._open.pop(id(server), None)
             if incident is not None:
                 self._revive(server, incident)
             elif self._reset == "test" or (self._reset == "module" and module != self._last_module):
                 reset(server)
         self._last_test, self._last_module = test, module
+
+    def _again(self, server: PopenServer) -> None:
+        """Reset a server that waited while other models had their turn: its last user is gone."""
+        __tracebackhide__ = True
+        if self._reset != "never":
+            reset(server)
 
     def after(self, test: str, *, failed: bool) -> list[Incident]:
         """Find out what happened to the servers during a test.
@@ -121,19 +137,42 @@ class Health:
         return found
 
     def _note(self, server: PopenServer, test: str) -> Incident | None:
-        known = id(server) in self._open or id(server) in self._given_up
-        if known or server.poll() not in BROKEN:
+        if id(server) in self._open or id(server) in self._given_up:
             return None
-        incident = Incident(server, test, server.hide_secrets(server.trouble))
-        self._open[id(server)] = incident
+        broken = server.poll() in BROKEN
+        times, self._seen[id(server)] = self._seen.get(id(server), 0), len(server.troubles)
+        if not broken and (server.share is None or len(server.troubles) <= times):
+            return None
+        incident = Incident(server, test, server.hide_secrets(_trouble(server)))
+        if broken:
+            self._open[id(server)] = incident
+        else:
+            incident.outcome = "started again for another worker of the run"
         self.incidents.append(incident)
         return incident
 
+    def _settle(self, server: PopenServer) -> None:
+        """Wait while another worker of the run has the server started again."""
+        __tracebackhide__ = True
+        try:
+            server.settle()
+        except StartError as error:
+            self._given_up[id(server)] = error
+            raise
+
     def _revive(self, server: PopenServer, incident: Incident) -> None:
         __tracebackhide__ = True
+        if server.share is not None and server.poll() == "ready":
+            # Another worker has had it started again since this one heard of its end.
+            incident.outcome = "started again for another worker of the run"
+            return
         happened = f"{incident.text.splitlines()[0]}, during {incident.test}"
-        used = sum(incident.outcome.startswith("started") for incident in self.incidents)
-        if used >= self._restarts:
+        used = sum(one.outcome.startswith("started") and not one.provoked for one in self.incidents)
+        if server.share is not None:  # those that other workers asked for count as well
+            wanted = sum(one.provoked for one in self.incidents if one.server is server)
+            used = max(used, server.restarts - wanted)
+        # Tests that end the simulator on purpose use nothing up: there may be many of them.
+        if used >= self._restarts and not (incident.provoked and self._restarts):
             error = StartError(
                 f"{happened}; it is not started again (--mlc-restarts {self._restarts})",
                 log_path=server.log_path,
@@ -149,6 +188,14 @@ class Health:
         incident.outcome = (
             f"started again in {server.startup_seconds or 0.0:.2f} s, {server.base_url}"
         )
+
+
+def _trouble(server: PopenServer) -> str:
+    trouble = server.trouble or server.troubles[-1]
+    if not server.provoked:
+        return trouble
+    first, newline, evidence = trouble.partition("\n")
+    return f"{first}, on purpose ({server.provoked}){newline}{evidence}"
 
 
 def reset(server: PopenServer) -> None:

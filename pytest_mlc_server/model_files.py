@@ -18,6 +18,9 @@ CONFIG = "mlc-chat-config.json"
 #: The list of weights, and its name before TVM renamed it.
 WEIGHTS = ("tensor-cache.json", "ndarray-cache.json")
 
+#: Keys of the configuration whose product is the number of GPUs that the model runs on.
+PARALLEL = ("tensor_parallel_shards", "pipeline_parallel_stages")
+
 #: Files of which one is enough for a tokenizer (upstream's ``cpp/tokenizers/tokenizers.cc``); the
 #: tuple needs all of its files.
 TOKENIZERS = (
@@ -30,6 +33,38 @@ TOKENIZERS = (
 #: Names of this machine's architecture in the headers of shared libraries.
 _ELF_MACHINES = {"x86_64": 62, "aarch64": 183, "riscv64": 243, "ppc64le": 21, "s390x": 22}
 _MACH_MACHINES = {"x86_64": 0x01000007, "arm64": 0x0100000C}
+
+
+def weights_bytes(path: str) -> int | None:
+    """Return the bytes of a model's weights, as their list names them; None without a list.
+
+    Parameters
+    ----------
+    path
+        The model's directory.
+    """
+    for name in WEIGHTS:
+        loaded, problem = _load(os.path.join(path, name))
+        if not problem and isinstance(loaded, dict) and isinstance(loaded.get("records"), list):
+            sizes = [r.get("nbytes") for r in loaded["records"] if isinstance(r, dict)]
+            return sum(size for size in sizes if isinstance(size, int))
+    return None
+
+
+def parallelism(path: str) -> dict[str, int]:
+    """Return how many shards and stages a model's configuration asks for, where it says so.
+
+    Parameters
+    ----------
+    path
+        The model's directory.
+    """
+    loaded, _ = _load(os.path.join(path, CONFIG))
+    outer = loaded if isinstance(loaded, dict) else {}
+    inner = outer.get("model_config")
+    # The outer ones win, as in upstream's `mlc_llm/interface/jit.py`.
+    merged = {**(inner if isinstance(inner, dict) else {}), **outer}
+    return {key: merged[key] for key in PARALLEL if isinstance(merged.get(key), int)}
 
 
 def model_problems(path: str, *, weights: bool) -> Iterator[str]:

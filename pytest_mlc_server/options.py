@@ -26,8 +26,8 @@ class Setting:
     name
         Name with dashes, as in the CLI flag without its `--mlc-` prefix.
     kind
-        What its text means: ``str``, ``path``, ``choice``, ``device``, ``overrides``, ``port``,
-        ``seconds``, ``count``, ``pair`` (``K=V``), ``flag`` (yes or no).
+        What its text means: ``str``, ``path``, ``choice``, ``device``, ``devices``, ``overrides``,
+        ``port``, ``address``, ``seconds``, ``count``, ``pair`` (``K=V``), ``flag`` (yes or no).
     default
         Value where nothing is set. Shown in the help and in the reference page.
     help
@@ -134,6 +134,19 @@ SETTINGS: tuple[Setting, ...] = (
         "auto, cuda, cuda:1, rocm, metal, vulkan, opencl, cpu, ...",
         field="device",
         metavar="DEVICE",
+    ),
+    Setting(
+        "devices",
+        "devices",
+        None,
+        "GPUs to spread the workers' servers over: 0,1,2,3, UUIDs, or auto (all that may be used)",
+        metavar="GPU,GPU",
+    ),
+    Setting(
+        "share-devices",
+        "flag",
+        False,
+        "let workers' servers share GPUs where there are more workers than GPUs in --mlc-devices",
     ),
     Setting(
         "mode",
@@ -260,6 +273,14 @@ SETTINGS: tuple[Setting, ...] = (
         metavar="PYTHON",
     ),
     Setting(
+        "sim-script",
+        "path",
+        None,
+        "what the simulator (engine 'sim') answers, and how fast: a TOML file of rules and faults",
+        field="sim_script",
+        metavar="FILE",
+    ),
+    Setting(
         "ready",
         "choice",
         "generate",
@@ -305,6 +326,43 @@ SETTINGS: tuple[Setting, ...] = (
         False,
         "copy the servers' logs to the terminal as they come",
         field="log_live",
+    ),
+    Setting(
+        "scope",
+        "choice",
+        "worker",
+        "a server for each pytest-xdist worker, or one for all workers of the run on this host",
+        choices=("worker", "run"),
+    ),
+    Setting(
+        "advertise",
+        "address",
+        None,
+        "name or address of this host for pytest-xdist workers on other hosts, which its server of "
+        "scope run then serves as well",
+        metavar="ADDRESS",
+    ),
+    Setting(
+        "reuse",
+        "seconds",
+        0.0,
+        "how long a server stays after its last user, for the next run to attach to, in seconds",
+        metavar="SECONDS",
+    ),
+    Setting(
+        "start",
+        "choice",
+        "collected",
+        "when the server starts: before collection, after it if a test needs it, or when asked for",
+        choices=("eager", "collected", "lazy"),
+    ),
+    Setting(
+        "max-servers",
+        "count",
+        None,
+        "how many servers live at once, in each worker or (scope run) on this host; idle ones make "
+        "room (default: 1 for engine mlc, 4 for the others)",
+        metavar="N",
     ),
     Setting(
         "restarts",

@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pytest_mlc_server.config import ServerConfig
-    from pytest_mlc_server.pool import ServerFactory
+    from pytest_mlc_server.factory import ServerFactory
     from pytest_mlc_server.server import PopenServer
     from pytest_mlc_server.session import Session
+    from pytest_mlc_server.simulator import MLCSim
 
 _SESSION = pytest.StashKey["Session"]()
 
@@ -88,12 +89,40 @@ def pytest_report_header(config: pytest.Config) -> str | None:
         return None
     from pytest_mlc_server import reporting
 
-    return reporting.header(session)
+    return reporting.header(session, getattr(config.option, "tx", None) or ())
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Have the tests that use the server run once with each model, where there are several."""
+    session = metafunc.config.stash.get(_SESSION, None)
+    if session is not None and len(session.configs) > 1 and "mlc_server" in metafunc.fixturenames:
+        from pytest_mlc_server import matrix
+
+        matrix.parametrize(metafunc, session)
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name a test after the model that its server is to have."""
+    if argname != "mlc_server":
+        return None
+    from pytest_mlc_server import matrix
+
+    return matrix.test_id(val)
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest groups tests by their parameters
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Check the markers, and have the marked tests ask for their engine first."""
+    """Check the markers, and have the tests that need an engine ask for it first."""
+    chosen = [item for item in items if "mlc_server" in _params(item)]
+    if chosen:
+        from pytest_mlc_server import matrix
+
+        matrix.group(chosen, _session(config), stay=getattr(config.option, "loadgroup", False))
     for item in items:
+        names = getattr(item, "fixturenames", None)
+        if names is not None and "mlc_sim" in names:
+            names.insert(0, "_mlc_sim_gate")
         marker = item.get_closest_marker("mlc_engine")
         if marker is None:
             continue
@@ -102,10 +131,32 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             from pytest_mlc_server import wiring
 
             wiring.check_marker(item, marker)
-        names = getattr(item, "fixturenames", None)
         if names is not None:
             # First of all: a test that is skipped must not have started a server before.
             names.insert(0, "_mlc_engine_gate")
+
+
+def _params(item: pytest.Item) -> dict[str, object]:
+    callspec = getattr(item, "callspec", None)
+    return {} if callspec is None else callspec.params
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Have the server start before collection, where that was asked for."""
+    _begin_early(session.config, None)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Have the server start as soon as it is known that a test needs it."""
+    _begin_early(session.config, session)
+
+
+def _begin_early(config: pytest.Config, tests: pytest.Session | None) -> None:
+    session = config.stash.get(_SESSION, None)
+    if session is not None and session.start != "lazy":
+        from pytest_mlc_server import wiring
+
+        wiring.begin_early(config, session, tests)
 
 
 @pytest.fixture(scope="session")
@@ -127,10 +178,14 @@ def mlc_server_factory(
 
 
 @pytest.fixture(scope="session")
-def mlc_server(mlc_server_factory: ServerFactory) -> PopenServer:
-    """A running MLC LLM server, started once per session and stopped at its end."""
+def mlc_server(
+    request: pytest.FixtureRequest, mlc_server_factory: ServerFactory
+) -> Iterator[PopenServer]:
+    """A running MLC LLM server: the session's, or that of the model which the test runs with."""
     __tracebackhide__ = True
-    return mlc_server_factory()
+    from pytest_mlc_server import matrix
+
+    yield from matrix.lent(request, mlc_server_factory, _session(request.config))
 
 
 @pytest.fixture
@@ -143,7 +198,24 @@ def mlc_environ(mlc_server: PopenServer, monkeypatch: pytest.MonkeyPatch) -> dic
 
 
 @pytest.fixture
-def _mlc_engine_gate(request: pytest.FixtureRequest, mlc_server_config: ServerConfig) -> None:
+def mlc_sim(_mlc_sim_gate: None, mlc_server: PopenServer) -> Iterator[MLCSim]:
+    """Script the simulator and see what it was asked, afresh for each test; skips elsewhere."""
+    __tracebackhide__ = True
     from pytest_mlc_server import wiring
 
-    wiring.skip_for_other_engines(request.node, mlc_server_config)
+    yield from wiring.scripted(mlc_server)
+
+
+@pytest.fixture
+def _mlc_sim_gate(request: pytest.FixtureRequest, mlc_server_config: ServerConfig) -> None:
+    from pytest_mlc_server import matrix, wiring
+
+    wiring.skip_without_simulator(matrix.config_of(request.node, mlc_server_config))
+
+
+@pytest.fixture
+def _mlc_engine_gate(request: pytest.FixtureRequest, mlc_server_config: ServerConfig) -> None:
+    from pytest_mlc_server import matrix, wiring
+
+    config = matrix.config_of(request.node, mlc_server_config)
+    wiring.skip_for_other_engines(request.node, config)

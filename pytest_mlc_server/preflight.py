@@ -14,8 +14,9 @@ import socket
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
-from pytest_mlc_server import model_files, process
+from pytest_mlc_server import caches, model_files, process
 from pytest_mlc_server.config import Merged, ServerConfig
 from pytest_mlc_server.errors import ConfigError
 from pytest_mlc_server.values import unknown_override_text, unknown_overrides
@@ -63,6 +64,7 @@ def problems(config: ServerConfig, extra_env: Mapping[str, str] | None = None) -
     return [
         *_model_problems(config, environment),
         *_python_problems(config),
+        *_script_problems(config),
         *override_problems(config),
         *_port_problems(config),
         *_directory_problems(config),
@@ -169,12 +171,7 @@ def _download_problems(model: str, environment: Mapping[str, str]) -> Iterator[s
         yield "MLC_DOWNLOAD_CACHE_POLICY=OFF forbids every HF:// model; give its directory"
     if policy != "READONLY":
         return
-    home = environment.get("MLC_LLM_HOME") or os.path.join(
-        environment.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "mlc_llm"
-    )
-    readonly = environment.get("MLC_LLM_READONLY_WEIGHT_CACHE", "")
-    places = [os.path.join(base, "hf", name) for base in readonly.split(os.pathsep) if base]
-    places.append(os.path.join(home, "model_weights", "hf", name))
+    places = caches.places(model, environment)
     if not any(os.path.isdir(place) for place in places):
         yield (
             "MLC_DOWNLOAD_CACHE_POLICY=READONLY forbids its download, and it is not cached in "
@@ -192,6 +189,22 @@ def _python_problems(config: ServerConfig) -> list[str]:
         return []
     if shutil.which(_interpreter(config) or "") is None:
         return [f"{config.describe('python')}: there is no such program"]
+    return []
+
+
+def _script_problems(config: ServerConfig) -> list[str]:
+    if config.sim_script is None:
+        return []
+    path = Path(os.path.abspath(_in_cwd(config, config.sim_script)))
+    try:
+        # The simulator's own reader, in the interpreter that the simulator will have.
+        from pytest_mlc_server.sim import script
+
+        script.load_script(path)
+    except ImportError:
+        return []  # the start says which extra is missing
+    except ValueError as error:
+        return [f"{config.describe('sim_script')}: {error}"]
     return []
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import time
 import warnings
 from collections.abc import Generator, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_mlc_server import logs
+from pytest_mlc_server import advertise, logs, matrix
 from pytest_mlc_server.engines import model_name
 from pytest_mlc_server.errors import ConfigError, MLCServerError
 from pytest_mlc_server.values import mask_url
@@ -52,25 +53,76 @@ def warn_of_ignored_ini(config: pytest.Config, given: Mapping[str, Given]) -> No
             )
 
 
-def header(session: Session) -> str:
-    """Return the line of the run's header."""
+def header(session: Session, tx: Iterable[object] = ()) -> str:
+    """Return the line of the run's header.
+
+    Parameters
+    ----------
+    session
+        The plugin's session.
+    tx
+        Where pytest-xdist's workers run: its ``--tx``.
+    """
     config = session.config
     model = model_name(config) or ("what it serves" if config.url else "not configured")
+    if len(session.configs) > 1:
+        names = ", ".join(str(one.model) for one in session.configs)
+        model = f"{names} (each test with each of {len(session.configs)})"
     if config.engine == "external":
         url = mask_url(config.url or "")
         return f"mlc-server: engine external, {url}, model {model}, scope worker"
     return (
         f"mlc-server: engine {config.engine}, model {model}, device {config.device}, "
-        f"port {config.port}, scope worker"
+        f"port {config.port}, scope {session.scope}{session.devices.describe(config)}"
+        f"{advertise.note(session.advertise, tx)}{_waiting(session)}"
     )
+
+
+def _waiting(session: Session) -> str:
+    """Return what the header says of a server that waits for its next user."""
+    if not session.reuse:
+        return ""
+    from pytest_mlc_server import fingerprint, sharing
+
+    try:
+        config = session.own_config()
+        share = session.share(config)
+        key = "" if share is None else share.key
+        if session.distributed and session.scope == "run":
+            key = fingerprint.fingerprint(config)  # of the workers: they have a run
+        waiting = [] if share is None else sharing.found(share.directory, key)
+    except MLCServerError:
+        waiting = []  # the first test says what is wrong, with all that there is to say
+    for server in waiting:
+        idle = server.status.get("idle")
+        if server.status.get("state") == "ready" and idle is not None:
+            return f", reusing server of {_reused(server.status['started_at'], idle)}"
+    return f", reuse {session.reuse:g} s"
+
+
+def _reused(started_at: float, idle: float) -> str:
+    """Return since when a server runs, and how long it waited."""
+    waited = f"{idle / 60:.0f} min" if idle >= 60 else f"{idle:.0f} s"
+    return f"{time.strftime('%H:%M', time.localtime(started_at))}, idle {waited}"
 
 
 def server_line(server: PopenServer, worker: str | None) -> str:
     """Return the line of a server in the summary."""
-    where = f"{worker}: " if worker else ""
+    # What all workers share is one server, and one line.
+    where = f"{worker}: " if worker and (server.share is None or server.share.exclusive) else ""
     line = f"{where}{server.engine} {server.model!r}, device {server.device}, {server.base_url}"
     if server.startup_seconds is not None:
         line += f", ready after {server.startup_seconds:.2f} s"
+    if logs.WAITING in server.startup_phases:
+        waited = server.startup_phases[logs.WAITING]
+        line += f", waited {waited:.2f} s for another one that compiled or downloaded the model"
+    if "waiting" in server.startup_phases:
+        waited = server.startup_phases["waiting"]
+        line += f", waited {waited:.2f} s until another one was idle"
+    if server.reused is not None:
+        line += f", reused: server of {_reused(server.reused['started_at'], server.reused['idle'])}"
+        state = "its state was reset" if server.reused["reset"] else "its state was not reset"
+        line += f", {state}" + ("" if server.reused["reset"] else " (--mlc-no-debug)")
     if server.restarts:
         line += f", restarts: {server.restarts}"
     if server.log_path is not None:
@@ -98,6 +150,7 @@ class TestWatch:
         self._pool = pool
         self._health = health
         self._config_fixture: Any = None
+        self._last = True
         self._starts: dict[str, int] = {}
         self._shown: dict[str, int] = {}
 
@@ -113,7 +166,8 @@ class TestWatch:
         __tracebackhide__ = True
         if FACTORY in getattr(item, "fixturenames", ()):
             self._check_override(item)
-            self._health.before(item.nodeid, item.nodeid.partition("::")[0])
+            unused = matrix.spare(item, self._pool)
+            self._health.before(item.nodeid, item.nodeid.partition("::")[0], unused)
 
     def _check_override(self, item: pytest.Item) -> None:
         """Refuse an overridden `mlc_server_config` that pytest would silently not use.
@@ -136,6 +190,18 @@ class TestWatch:
                 "factories.mlc_server(...) for another server"
             )
 
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> None:
+        """Begin to start the server of the next test beside this one's, if there may be two."""
+        self._last = nextitem is None
+        if nextitem is not None and self._session.choices and self._session.worker:
+            matrix.begin_for(nextitem, item, self._session, self._pool)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self) -> None:
+        """Stop a server that was begun early and that no test asked for."""
+        self._session.close_pool()
+
     def pytest_keyboard_interrupt(self) -> None:
         """Leave the servers' end to their guardians: who pressed Ctrl-C does not want to wait."""
         self._session.hurry = True
@@ -148,13 +214,15 @@ class TestWatch:
         report = yield
         # Before the server is asked whether it works: those lines are not the test's.
         ends = {path: logs.size(path) for path in self._paths()} if report.failed else {}
-        incidents = self._health.after(item.nodeid, failed=report.failed)
+        look = report.failed or self._looks(item, report.when)
+        incidents = self._health.after(item.nodeid, failed=report.failed) if look else []
         for incident in incidents:
             title = f"mlc server ({incident.server.engine}, {incident.server.base_url})"
             report.sections.append((title, f"during this test: {incident.text}"))
-        if incidents and not report.failed and report.when != "setup":
+        unwanted = [incident for incident in incidents if not incident.provoked]
+        if unwanted and not report.failed and report.when != "setup":
             # Not an error that a test would see: it is over, and it passed.
-            warn(item, f"{item.nodeid} did not fail, although {incidents[0].text.splitlines()[0]}")
+            warn(item, f"{item.nodeid} did not fail, although {unwanted[0].text.splitlines()[0]}")
         if report.failed:
             self._pool.keep_logs = True
             self._add_logs(item, report, {} if incidents else ends)
@@ -165,6 +233,16 @@ class TestWatch:
         if isinstance(error, MLCServerError) and error.reported_by is None:
             error.reported_by = item.nodeid
         return report
+
+    def _looks(self, item: pytest.Item, when: str | None) -> bool:
+        """Tell whether to look after the servers once a phase went well.
+
+        As rarely as nothing is missed, which keeps short tests short: what happened in a setup is
+        found a moment later. The last test's teardown is too late: the servers are stopped by then.
+        """
+        if when == "call":
+            return self._last or FACTORY in getattr(item, "fixturenames", ())
+        return when == "teardown"
 
     def _paths(self) -> Iterable[str]:
         return [server.log_path for server in self._pool.history if server.log_path is not None]
@@ -177,6 +255,8 @@ class TestWatch:
             return False
         if FACTORY in getattr(item, "fixturenames", ()):
             return True
+        if not self._session.require and self._session.worker is None:
+            return False  # nobody counts them
         return any(logs.size(path) > self._start(path) for path in self._paths())
 
     def _add_logs(
@@ -192,7 +272,10 @@ class TestWatch:
             text = server.hide_secrets(shortened(logs.read(path, start, end), path))
             if not text:
                 continue
-            report.sections.append((f"mlc server log ({server.engine}, {server.base_url})", text))
+            title = f"mlc server log ({server.engine}, {server.base_url})"
+            if server.share is not None and not server.share.exclusive:
+                title += ": lines may belong to tests of other workers that ran at the same time"
+            report.sections.append((title, text))
             property_ = ("mlc_server_log", text)
             item.user_properties.append(property_)
             report.user_properties.append(property_)
@@ -282,11 +365,19 @@ class Summary:
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
         """In the controller, take the lines of a worker that ended."""
-        self._lines += getattr(node, "workeroutput", {}).get("mlc_servers", [])
+        for line in getattr(node, "workeroutput", {}).get("mlc_servers", []):
+            # A worker that ended early does not know of a restart: one line, that of who knows.
+            what, ready, _ = line.partition(", ready after ")
+            same = [one for one in self._lines if ready and one.startswith(what + ready)]
+            if same:
+                self._lines[self._lines.index(same[0])] = max(line, *same, key=len)
+            elif line not in self._lines:
+                self._lines.append(line)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Show what was started."""
-        lines = [*self._lines, *self._own_lines()]
+        # A server that the controller shares with its workers is one server.
+        lines = list(dict.fromkeys([*self._lines, *self._own_lines()]))
         if lines and terminalreporter.verbosity >= 0:
             terminalreporter.ensure_newline()
             terminalreporter.section("mlc servers")

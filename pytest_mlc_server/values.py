@@ -43,6 +43,13 @@ DEVICE_KINDS = (
 OverrideValue = int | float | str
 AdditionalModel = str | tuple[str, str]
 
+#: As the NVIDIA driver writes it, or a beginning; MIG instances of older drivers have slashes.
+_UUID = re.compile(r"(?:GPU|MIG)-[0-9A-Za-z/-]+")
+
+_HOST_NAME = re.compile(
+    r"(?=.{1,253}$)[A-Za-z0-9_][\w-]{0,62}(\.[A-Za-z0-9_][\w-]{0,62})*\.?", re.ASCII
+)
+
 _SECRET_NAME = re.compile(r"key|token|secret|passw|credential|auth", re.IGNORECASE)
 
 
@@ -73,7 +80,7 @@ def read(one: Given, cwd: str) -> Any:
             items = [_paths(item, setting.name, one.base, cwd) for item in items]
         if setting.name == "model":
             if len(items) > 1:
-                raise ValueError("give one model: several are not supported yet")
+                raise ValueError("give one model: only a test run takes several")
             return items[0]
         return dict(_pair(item) for item in items) if setting.kind == "pair" else tuple(items)
     if setting.kind == "path":
@@ -95,7 +102,15 @@ def read_session(one: Given) -> Any:
     try:
         if setting.kind == "choice":
             return _choice(setting.choices)(one.raw)
-        return _count(one.raw)
+        if setting.kind == "flag":
+            return one.raw if isinstance(one.raw, bool) else read_bool(str(one.raw))
+        if setting.kind == "seconds":
+            return _seconds(one.raw)
+        if setting.kind == "devices":
+            return visible_devices(one.raw)
+        if setting.kind == "address":
+            return _address(one.raw)
+        return _positive_count(one.raw) if setting.name == "max-servers" else _count(one.raw)
     except ValueError as error:
         raise ConfigError(f"{written(one)}: {error}") from None
 
@@ -213,6 +228,32 @@ def device_string(device: object) -> str:
     if colon and not index.isdecimal():
         raise ValueError(f"{index!r} is no device index; expected for example '{kind}:0'")
     return device
+
+
+def visible_devices(value: object) -> str | tuple[str, ...]:
+    """Read ``auto``, or devices as ``CUDA_VISIBLE_DEVICES`` names them.
+
+    Raises
+    ------
+    ValueError
+        If the list is empty, names one twice, or an item is neither an index nor a UUID.
+    """
+    expected = "expected 'auto', or GPUs such as '0,1,2,3' (indices, or UUIDs: GPU-..., MIG-...)"
+    text = str(value).strip()
+    if text == "auto":
+        return text
+    items = [item.strip() for item in text.split(",")]
+    if items == [""]:
+        raise ValueError(f"the list is empty; {expected}")
+    result: list[str] = []
+    for item in items:
+        if not (item.isascii() and item.isdigit()) and not _UUID.fullmatch(item):
+            raise ValueError(f"{item!r} is no GPU; {expected}{nearest(item, ('auto',))}")
+        name = str(int(item)) if item.isdigit() else item
+        if name in result:
+            raise ValueError(f"{name} is listed twice; to share GPUs: --mlc-share-devices")
+        result.append(name)
+    return tuple(result)
 
 
 def parse_overrides(text: str) -> dict[str, str]:
@@ -356,6 +397,13 @@ def _count(value: Any) -> int:
     return int(str(value))
 
 
+def _positive_count(value: Any) -> int:
+    count = 0 if isinstance(value, bool) or not str(value).strip().isdecimal() else int(str(value))
+    if not count:
+        raise ValueError("expected a whole number, 1 or more")
+    return count
+
+
 def _text(value: Any) -> str | None:
     if value is None:
         return None
@@ -386,6 +434,25 @@ def _host(value: Any) -> str:
     if text is None or any(c.isspace() or c in "/@?#" for c in text):
         raise ValueError("expected a host name or an IP address")
     return text.strip("[]")
+
+
+def _address(value: Any) -> str:
+    """Read the name or address of a host, without a scheme and without a port."""
+    import ipaddress  # 3 ms that few sessions need
+
+    text = str(value).strip()
+    bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+    try:
+        address = ipaddress.ip_address(bare)
+    except ValueError:
+        if not _HOST_NAME.fullmatch(text) or text.rpartition(".")[2].isdecimal():
+            raise ValueError(
+                "expected a host name or an IP address, without a scheme and without a port"
+            ) from None
+        return text
+    if address.is_unspecified:
+        raise ValueError("expected one address of this host, and this stands for all of them")
+    return bare
 
 
 def _url(value: Any) -> str | None:
@@ -472,6 +539,7 @@ CONVERTERS: dict[str, Any] = {
     "args": _args,
     "env": _env,
     "python": _text,
+    "sim_script": _text,
     "cwd": _text,
     "ready": _choice(BY_NAME["ready"].choices, optional=False),
     "startup_timeout": _positive_seconds,

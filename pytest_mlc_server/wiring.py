@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_mlc_server import options, pool, reporting
-from pytest_mlc_server.errors import ConfigError
+from pytest_mlc_server import advertise, early, options, pool, reporting, runs, workers
+from pytest_mlc_server.errors import ConfigError, MLCServerError
+from pytest_mlc_server.factory import ServerFactory
 from pytest_mlc_server.session import Session
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from pytest_mlc_server.config import ServerConfig
+    from pytest_mlc_server.server import PopenServer
+    from pytest_mlc_server.simulator import MLCSim
 
 
 def from_ini(
@@ -80,17 +86,88 @@ def open_session(config: pytest.Config, given: dict[str, options.Given]) -> Sess
     pytest.UsageError
         If a setting cannot be read.
     """
-    worker = getattr(config, "workerinput", {}).get("workerid")
+    workerinput = getattr(config, "workerinput", {})
+    worker = workerinput.get("workerid")
+    run = runs.of_worker(workerinput) if worker else None
+    served = workerinput.get("mlc_served")
     try:
-        session = Session(given, str(config.invocation_params.dir), worker)
+        session = Session(given, str(config.invocation_params.dir), worker, run, served)
+        session.distributed = not worker and getattr(config.option, "dist", "no") != "no"
+        if worker is None and given:
+            session.check_workers(workers.local(config.option))
     except ConfigError as error:
         raise pytest.UsageError(str(error)) from None
     if worker is None and given:
         reporting.warn_of_ignored_ini(config, given)
     config.pluginmanager.register(reporting.Summary(session), "mlc-server-summary")
+    if worker is None and given and config.pluginmanager.has_plugin("xdist"):
+        config.pluginmanager.register(Controller(session), "mlc-server-controller")
     if session.require and worker is None:
         config.pluginmanager.register(reporting.Requirement(session), "mlc-server-requirement")
     return session
+
+
+class Controller:
+    """Tells pytest-xdist workers which run they belong to, and ends what they shared.
+
+    Parameters
+    ----------
+    session
+        The controller's session.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._run: dict[str, Any] | None = None
+        self._interrupted = False
+        self._advertised: advertise.Advertised | None = None
+
+    def _begun(self, config: pytest.Config) -> dict[str, Any]:
+        if self._run is None:
+            self._run = runs.begin(str(getattr(config.option, "dist", "load")))
+        return self._run
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_setupnodes(self, config: pytest.Config, specs: Sequence[Any]) -> None:
+        """Have the server start that workers on other hosts are to use, if there are such."""
+        address = self._session.advertise
+        if address is None or not any(map(advertise.is_remote, specs)) or early.only_looks(config):
+            return
+        self._session.run = runs.of_controller(self._begun(config))
+        pool, health = self._session.open_pool(_terminal(config, self._session))
+        served = self._session.config
+        self._advertised = advertise.Advertised(address, served, pool, health)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:
+        """Tell a worker, a replaced one too."""
+        node.workerinput["mlc_run"] = self._begun(node.config)
+        if self._advertised is not None and advertise.is_remote(node.gateway.spec):
+            node.workerinput["mlc_served"] = self._advertised.told()
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Look after the server for those who cannot: workers on other hosts."""
+        gateway = getattr(getattr(report, "node", None), "gateway", None)
+        if self._advertised is not None and gateway and advertise.is_remote(gateway.spec):
+            self._advertised.after_test(report.nodeid, failed=report.failed)
+
+    def pytest_keyboard_interrupt(self) -> None:
+        """Do not wait for anything: who pressed Ctrl-C does not want to."""
+        self._interrupted = True
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self) -> None:
+        """End what the workers shared: they are gone by now."""
+        if self._run is None or self._session.scope != "run":
+            return
+        from pytest_mlc_server import sharing
+
+        self._session.hurry = self._interrupted
+        self._session.close_pool()
+        timeout = None if self._interrupted else self._session.config.stop_timeout
+        with contextlib.suppress(ConfigError):  # no directory to share anything in: told by tests
+            sharing.end_run(str(self._run["id"]), os.getpid(), timeout)
 
 
 def check_marker(item: pytest.Item, marker: pytest.Mark) -> None:
@@ -118,27 +195,83 @@ def skip_for_other_engines(item: pytest.Item, config: ServerConfig) -> None:
         pytest.skip(f"for engine {' or '.join(marker.args)}; this run has {config.engine}")
 
 
+def skip_without_simulator(config: ServerConfig) -> None:
+    """Skip a test that scripts the simulator where something else serves."""
+    if config.engine == "sim":
+        return
+    name = "url" if config.url is not None else "engine"
+    chosen = config.describe(name)
+    if name not in config.origins:
+        default = config.engine == options.BY_NAME["engine"].default
+        chosen += " (the default)" if default else " (from the fixture mlc_server_config)"
+    pytest.skip(f"mlc_sim scripts the simulator (--mlc-engine sim), and this run has {chosen}")
+
+
+def scripted(server: PopenServer) -> Iterator[MLCSim]:
+    """Give a test the simulator's script; fail the test at its end for what it did not expect."""
+    __tracebackhide__ = True
+    from pytest_mlc_server.simulator import MLCSim
+
+    sim = MLCSim(server)
+    sim.clear()
+    yield sim
+    try:
+        sim.end()
+    except AssertionError as error:
+        pytest.fail(str(error), pytrace=False)
+
+
+def begin_early(config: pytest.Config, session: Session, tests: pytest.Session | None) -> None:
+    """Have the server start now, if it is known which one will be asked for.
+
+    Parameters
+    ----------
+    config
+        pytest's configuration.
+    session
+        The plugin's session.
+    tests
+        pytest's session after collection; None before it.
+    """
+    if session.start != ("eager" if tests is None else "collected") or not early.runs_tests(config):
+        return
+    # The first test that asks for a server says what is wrong: it is none of the collection's.
+    with contextlib.suppress(MLCServerError):
+        if tests is None:
+            early.before_collection(session, _open_pool(config, session))
+            return
+        found = early.after_collection(session, tests)
+        if found is not None:
+            server_config, changes = found
+            factory(config, session, server_config).begin(**changes)
+
+
 def factory(
     config: pytest.Config, session: Session, server_config: ServerConfig
-) -> pool.ServerFactory:
+) -> ServerFactory:
     """Make the factory of servers, and register what watches the tests that use them."""
     servers = _open_pool(config, session)
+    if server_config.key() != session.config.key():
+        servers.give_up(but=server_config)  # begun before it was known that a fixture overrides it
 
     def on_unavailable(error: BaseException) -> None:
         if session.unavailable == "skip":
             pytest.skip(str(error).partition("\n")[0])
 
-    return pool.ServerFactory(servers, server_config, on_unavailable)
+    return ServerFactory(servers, server_config, on_unavailable)
+
+
+def _terminal(config: pytest.Config, session: Session) -> int:
+    """Return the descriptor that live logs go to."""
+    capture = config.pluginmanager.getplugin("capturemanager")
+    if not session.config.log_live or capture is None:
+        return 2
+    with capture.global_and_fixture_disabled():
+        return os.dup(2)  # the terminal, not what capture puts in its place
 
 
 def _open_pool(config: pytest.Config, session: Session) -> pool.ServerPool:
-    capture = config.pluginmanager.getplugin("capturemanager")
-    if session.config.log_live and capture is not None:
-        with capture.global_and_fixture_disabled():
-            output = os.dup(2)  # the terminal, not what capture puts in its place
-    else:
-        output = 2
-    servers, health = session.open_pool(output)
+    servers, health = session.open_pool(_terminal(config, session))
     if not config.pluginmanager.has_plugin("mlc-server-tests"):
         watch = reporting.TestWatch(session, servers, health)
         config.pluginmanager.register(watch, "mlc-server-tests")

@@ -56,6 +56,11 @@ class Suite:
         environment = standin_env(f"started={self._record}", orders)
         return [f"{name}={value}" for name, value in environment.items()]
 
+    def left(self) -> list[Path]:
+        """Return what the runs left; the user's own directory for locks stays, empty."""
+        own = self.temporary / f"pytest-mlc-server-{os.getuid()}"
+        return [path for path in self.temporary.rglob("*") if path != own]
+
     @property
     def starts(self) -> list[int]:
         """Process ids of all servers that were started so far, in the order of their starts."""

@@ -44,6 +44,8 @@ SAMPLES: Mapping[str, Sample] = {
     "model": Sample(("HF://org/a",), "HF://org/a", "HF://org/b", "-m", "./"),
     "model-lib": Sample(("a.so",), "a.so", "b.so"),
     "device": Sample(("cuda:1",), "cuda:1", "cpu", "cuds", "'cuda'"),
+    "devices": Sample(("0, GPU-a1",), ("0", "GPU-a1"), "auto", "0,,1", "GPU-"),
+    "share-devices": Sample(("true",), True, "false", "maybe", ""),
     "mode": Sample(("server",), "server", "interactive", "severe", "interactive"),
     "overrides": Sample(
         ("max_num_sequence=4;opt=O2",),
@@ -68,12 +70,18 @@ SAMPLES: Mapping[str, Sample] = {
     ),
     "env": Sample(("A=1", "B=x=y"), {"A": "1", "B": "x=y"}, "C=3", "LONELY", "NAME=VALUE"),
     "python": Sample(("python3.99",), "python3.99", "python2"),
+    "sim-script": Sample(("a.toml",), "a.toml", "b.toml"),
     "ready": Sample(("http",), "http", "generate", "https", "'http'"),
     "startup-timeout": Sample(("2.5",), 2.5, "3", "-1", "0 or more"),
     "startup-limit": Sample(("2.5",), 2.5, "3", "-1", "0 or more"),
     "stop-timeout": Sample(("0",), 0.0, "3", "-1", "0 or more"),
     "log-dir": Sample(("/var/a",), "/var/a", "/var/b"),
     "log-live": Sample(("true",), True, "false", "maybe", ""),
+    "scope": Sample(("run",), "run", "worker", "runs", "'run'"),
+    "advertise": Sample(("gpu-1.lan",), "gpu-1.lan", "10.0.0.1", "http://10.0.0.1", "scheme"),
+    "reuse": Sample(("60",), 60.0, "3", "-1", "0 or more"),
+    "start": Sample(("lazy",), "lazy", "eager", "lasy", "'lazy'"),
+    "max-servers": Sample(("2",), 2, "3", "0", "1 or more"),
     "restarts": Sample(("0",), 0, "1", "-1", "0 or more"),
     "reset": Sample(("test",), "test", "module", "tests", "'test'"),
     "unavailable": Sample(("skip",), "skip", "fail", "skipp", "'skip'"),
@@ -144,6 +152,7 @@ def surroundings(setting: Setting) -> list[str]:
     """Return the flags that a run needs beside a setting, for its effect to show."""
     return {
         "unavailable": [ASK],
+        "advertise": ["--mlc-scope=run", "--mlc-host=0.0.0.0", "--mlc-api-key=k1"],
         "require": [ASK, "--mlc-unavailable=skip"],
     }.get(setting.name, [])
 

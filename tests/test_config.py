@@ -152,6 +152,15 @@ def test_an_external_engine_needs_a_url() -> None:
     assert "--mlc-url" in contradiction(engine="external")
 
 
+@pytest.mark.parametrize("fields", [{"engine": "mlc", "model": "m"}, {"engine": "mock"}])
+def test_only_the_simulator_follows_a_script(fields: dict[str, Any]) -> None:
+    origins = {"sim_script": "mlc_sim_script in pytest.ini"}
+    text = contradiction(**fields, sim_script="a.toml", origins=origins)
+    assert "sim_script = 'a.toml' (from mlc_sim_script in pytest.ini)" in text
+    assert f"engine = {fields['engine']!r}" in text
+    ServerConfig(engine="sim", sim_script="a.toml").check()
+
+
 def test_the_mock_engine_has_its_own_library() -> None:
     assert "model_lib = 'a.so'" in contradiction(engine="mock", model_lib="a.so")
     ServerConfig(engine="mock", model_lib="mock://echo").check()
@@ -241,6 +250,7 @@ CHANGES: dict[str, Any] = {
     "args": ("x",),
     "env": {"A": "1"},
     "python": "p",
+    "sim_script": "s.toml",
     "cwd": "/",
     "ready": "http",
     "startup_timeout": 1.0,
@@ -274,8 +284,6 @@ def test_secrets_are_not_in_the_repr() -> None:
 def test_a_key_of_its_own_is_not_made_for_a_server_that_is_already_there() -> None:
     with pytest.raises(ConfigError, match="already there has its own key"):
         ServerConfig(url="http://127.0.0.1:8000", api_key="auto")
-    made = ServerConfig(engine="sim", api_key="auto").api_key
-    assert made not in (None, "auto", ServerConfig(engine="sim", api_key="auto").api_key)
 
 
 def test_credentials_in_a_url_are_not_shown() -> None:

@@ -195,6 +195,7 @@ OURS = {
     "enable_debug",
     "env",
     "python",
+    "sim_script",
     "cwd",
     "ready",
     "startup_timeout",

@@ -20,6 +20,8 @@ DEFAULTS: dict[str, Any] = {
     "model": None,
     "model-lib": None,
     "device": "auto",
+    "devices": None,
+    "share-devices": False,
     "mode": "local",
     "overrides": None,
     "additional-model": (),
@@ -36,12 +38,17 @@ DEFAULTS: dict[str, Any] = {
     "arg": (),
     "env": (),
     "python": None,
+    "sim-script": None,
     "ready": "generate",
     "startup-timeout": 120.0,
     "startup-limit": 1800.0,
     "stop-timeout": 10.0,
     "log-dir": None,
     "log-live": False,
+    "scope": "worker",
+    "reuse": 0.0,
+    "start": "collected",
+    "max-servers": None,
     "restarts": 3,
     "reset": "never",
     "unavailable": "fail",
@@ -57,6 +64,7 @@ def _no_server(monkeypatch: pytest.MonkeyPatch) -> None:
         raise EngineUnavailableError("not on this machine")
 
     monkeypatch.setattr(PopenServer, "start", start)
+    monkeypatch.setattr(PopenServer, "begin", lambda _: None)
 
 
 def write_ini(pytester: pytest.Pytester, text: str) -> Path:

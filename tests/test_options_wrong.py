@@ -15,6 +15,7 @@ ANYTHING_GOES = {
     "api-key",
     "arg",
     "python",
+    "sim-script",
     "log-dir",
 }
 
@@ -82,11 +83,6 @@ def test_all_wrong_values_are_reported_together(pytester: pytest.Pytester) -> No
     assert "2 problems" in text
     assert "port = '0x1F90' (from --mlc-port on the command line)" in text
     assert "engine = 'mok' (from --mlc-engine on the command line)" in text
-
-
-def test_more_than_one_model_is_refused(pytester: pytest.Pytester) -> None:
-    text = usage_error(pytester, "--mlc-model=a", "--mlc-model=b")
-    assert "model = ['a', 'b'] (from --mlc-model on the command line): give one model" in text
 
 
 @pytest.mark.parametrize("name", ["model", "model-lib", "api-key", "host", "log-dir", "python"])

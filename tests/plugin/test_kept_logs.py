@@ -18,7 +18,7 @@ def test_after_a_green_run_nothing_is_left(suite: Suite) -> None:
     suite.tests(TWO_SERVERS)
     suite.run().assert_outcomes(passed=1)
     assert len(suite.starts) == 2
-    assert list(suite.temporary.iterdir()) == []
+    assert suite.left() == []
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -46,7 +46,7 @@ def test_log_dir_keeps_them_always(suite: Suite) -> None:
     logs = [log for log in (suite.path / "made/logs").iterdir() if "guardian" not in log.name]
     assert len(logs) == len(suite.starts) == 4
     assert all("Uvicorn running" in log.read_text() for log in logs)
-    assert list(suite.temporary.iterdir()) == []
+    assert suite.left() == []
 
 
 @pytest.mark.parametrize("mode", [(), ("-s",), ("-p", "xdist", "-n1")])

@@ -217,7 +217,7 @@ def test_after_ctrl_c_a_hurried_run_leaves_no_temporary_log(suite: Suite) -> Non
     interrupt_group(process.pid)
     assert ended(process) == pytest.ExitCode.INTERRUPTED
     suite.await_nothing_left()
-    await_(lambda: list(suite.temporary.iterdir()) == [], "the removal of the temporary log")
+    await_(lambda: suite.left() == [], "the removal of the temporary log")
 
 
 @pytest.mark.parametrize("workers", [0, 2])
