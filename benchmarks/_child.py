@@ -6,6 +6,8 @@ it matters here, and takes its orders from the environment:
 
 ``CHILD_DELAY``
     Seconds from its start until it listens.
+``CHILD_MEMORY``
+    Memory that it fills while it starts, in MiB.
 ``CHILD_DIES``
     Exit code with which it ends after that delay instead.
 ``CHILD_NOTES``
@@ -79,13 +81,15 @@ def main() -> None:
     port = int(arguments[arguments.index("--port") + 1])
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: _leave(0))
+    # Written, and kept: pages that nobody has written take no memory.
+    memory = b"x" * (int(os.environ.get("CHILD_MEMORY", "0")) << 20)
     time.sleep(float(os.environ.get("CHILD_DELAY", "0")))
     if "CHILD_DIES" in os.environ:
         _leave(int(os.environ["CHILD_DIES"]))
     with socket.create_server(("127.0.0.1", port), backlog=128) as server:
         _note("ready")
         print(READY_LINE, flush=True)
-        while True:
+        while memory is not None:
             client, _ = server.accept()
             with client:
                 try:
