@@ -214,7 +214,8 @@ class Session:
         from pytest_mlc_server import sharing
         from pytest_mlc_server.bounds import Bound
 
-        run = self.run if self.scope == "run" else None
+        # Where another host serves, nobody would remove the run's directory.
+        run = self.run if self.scope == "run" and self._served is None else None
         given = self.given.get("max-servers")
         return Bound(
             self.max_servers,

@@ -246,9 +246,7 @@ def begin_early(config: pytest.Config, session: Session, tests: pytest.Session |
             factory(config, session, server_config).begin(**changes)
 
 
-def factory(
-    config: pytest.Config, session: Session, server_config: ServerConfig
-) -> ServerFactory:
+def factory(config: pytest.Config, session: Session, server_config: ServerConfig) -> ServerFactory:
     """Make the factory of servers, and register what watches the tests that use them."""
     servers = _open_pool(config, session)
     if server_config.key() != session.config.key():

@@ -194,7 +194,7 @@ def test_all_mistakes_are_told_together_and_before_any_process(
         (model / name).unlink()
     wrong = tmp_path / "model.so"
     wrong.write_text("")
-    monkeypatch.setattr("pytest_mlc_server.server.Lease", None)  # nothing may be started
+    monkeypatch.setattr("pytest_mlc_server.launching.Lease", None)  # nothing may be started
     server = PopenServer(str(model), model_lib=str(wrong), python="/no/python", log_dir="/dev/null")
     with pytest.raises(ConfigError) as caught:
         server.start()

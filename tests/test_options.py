@@ -45,6 +45,7 @@ DEFAULTS: dict[str, Any] = {
     "stop-timeout": 10.0,
     "log-dir": None,
     "log-live": False,
+    "advertise": None,
     "scope": "worker",
     "reuse": 0.0,
     "start": "collected",

@@ -178,7 +178,7 @@ def test_an_occupied_port_stops_the_start(
     occupied: tuple[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host, port = occupied
-    monkeypatch.setattr("pytest_mlc_server.server.Lease", None)  # nothing may be started
+    monkeypatch.setattr("pytest_mlc_server.launching.Lease", None)  # nothing may be started
     server = PopenServer(engines.mock_model(), host=host, port=port)
     with pytest.raises(ConfigError, match="occupied"):
         server.start()

@@ -93,10 +93,14 @@ async def _answer(exchange: Exchange, raw: Request, engine: Engine) -> Response:
 async def _in_one_piece(exchange: Exchange, raw: Request, engine: Engine) -> Response:
     """Answer, unless the client goes away: nobody waits then, and the engine is free for others."""
     answer = asyncio.ensure_future(exchange.body())
-    # The body of the request was read, so the next message can only say that the client is gone.
-    gone = asyncio.ensure_future(raw.receive())
+    gone: asyncio.Future[Any] | None = None
     try:
-        await asyncio.wait({answer, gone}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.sleep(0)
+        if not answer.done():
+            # It waits for something. The body of the request was read, so the next message can
+            # only say that the client is gone.
+            gone = asyncio.ensure_future(raw.receive())
+            await asyncio.wait({answer, gone}, return_when=asyncio.FIRST_COMPLETED)
         if answer.done():
             return JSONResponse(await answer)
         # A dead engine keeps the real server from noticing, and so from ending on a signal.
@@ -104,7 +108,8 @@ async def _in_one_piece(exchange: Exchange, raw: Request, engine: Engine) -> Res
         return error_response("The request has disconnected")
     finally:
         answer.cancel()
-        gone.cancel()
+        if gone is not None:
+            gone.cancel()
 
 
 class _Stream(StreamingResponse):

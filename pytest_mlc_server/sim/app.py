@@ -11,7 +11,7 @@ from fastapi.responses import PlainTextResponse
 
 from pytest_mlc_server.sim import debug, microserving
 from pytest_mlc_server.sim.answers import chat_completion, completion, engine_metrics
-from pytest_mlc_server.sim.context import Context, Served
+from pytest_mlc_server.sim.context import Context, Served, context_of
 from pytest_mlc_server.sim.embeddings import embedding_body
 from pytest_mlc_server.sim.errors import BadRequestError
 from pytest_mlc_server.sim.metrics import prometheus_text
@@ -25,10 +25,11 @@ from pytest_mlc_server.sim.protocol import (
 from pytest_mlc_server.sim.responses import bad_request, error_response
 
 
-def _verify_api_key(request: Request, served: Served) -> None:
+async def _verify_api_key(request: Request) -> None:
+    api_key = context_of(request).server.api_key
     # "Bearer " is taken out wherever it stands, as the real server does.
     given = request.headers.get("Authorization", "").replace("Bearer ", "")
-    if served.server.api_key is not None and given != served.server.api_key:
+    if api_key is not None and given != api_key:
         raise HTTPException(status_code=401, detail="Invalid API Key")
 
 
@@ -92,19 +93,15 @@ async def request_models(served: Served) -> ListResponse:
 
 
 @openai.post("/v1/completions")
-async def request_completion(
-    request: CompletionRequest, raw_request: Request, served: Served
-) -> Response:
+async def request_completion(request: CompletionRequest, raw_request: Request) -> Response:
     """Go on with a text."""
-    return await completion(request, raw_request, served)
+    return await completion(request, raw_request, context_of(raw_request))
 
 
 @openai.post("/v1/chat/completions")
-async def request_chat_completion(
-    request: ChatCompletionRequest, raw_request: Request, served: Served
-) -> Response:
+async def request_chat_completion(request: ChatCompletionRequest, raw_request: Request) -> Response:
     """Go on with a conversation."""
-    return await chat_completion(request, raw_request, served)
+    return await chat_completion(request, raw_request, context_of(raw_request))
 
 
 @unguarded.get("/metrics", response_class=PlainTextResponse)

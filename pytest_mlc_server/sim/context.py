@@ -31,10 +31,18 @@ class Context:
     trace: TraceRecorder | None = None
 
 
-def _context(request: Request) -> Context:
+def context_of(request: Request) -> Context:
+    """Return what the application of a request serves."""
     context: Context = request.app.state.context
     return context
 
 
-#: The annotation by which an endpoint gets its `Context`.
+async def _context(request: Request) -> Context:
+    # A coroutine, as all dependencies here: FastAPI would have a thread of its pool call a plain
+    # function, which takes as long as all the rest of a request.
+    return context_of(request)
+
+
+#: The annotation by which an endpoint gets its `Context`. Those that suites call all the time use
+#: `context_of`: FastAPI takes longer to solve a dependency than the engine to say a word.
 Served = Annotated[Context, Depends(_context)]

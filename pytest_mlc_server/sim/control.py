@@ -44,14 +44,15 @@ def create_control(doors: Doors, deaths: Deaths) -> FastAPI:
     return app
 
 
-def _doors(request: Request) -> Doors:
+# Dependencies are coroutines: FastAPI would have a thread of its pool call a plain function.
+async def _doors(request: Request) -> Doors:
     doors: Doors = request.app.state.doors
     return doors
 
 
-def _door(request: Request) -> Door:
+async def _door(request: Request) -> Door:
     """Return the door that a request is about: the one named, or the one it came through."""
-    doors = _doors(request)
+    doors = await _doors(request)
     named = request.headers.get("x-mlc-sim-door")
     if named is None:
         return doors.at(request.scope["server"][1])

@@ -110,7 +110,7 @@ def find_death(
         return Death("a token id in logit_bias is negative", signal=signal.SIGABRT)
     if len(prompt) >= model.limits.max_single_sequence_length:
         return None
-    if any(token_id >= model.vocabulary_size for token_id in prompt):
+    if max(prompt, default=0) >= model.vocabulary_size:
         return Death("a token id is outside the vocabulary", signal=signal.SIGSEGV)
     return (
         _window_death(len(prompt), model)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+import random
 import re
 import struct
 import zlib
@@ -25,6 +26,9 @@ _DEFAULT_PREFILL_CHUNK = 2048
 
 # Below this a vector is left as it is: so the real server avoids dividing by nothing.
 _SMALLEST_NORM = 1e-12
+
+# Small beside the 1 of a word's part: it is to tell nothing, only to be there.
+_NOISE = 0.01
 
 _WORD = re.compile(r"\w+|[^\w\s]")
 
@@ -142,8 +146,11 @@ def embedding_body(
 
 def _direction(text: str, dimensions: int) -> list[float]:
     """Hash the parts of `text` into a vector: what two texts share, their vectors share."""
-    vector = [0.0] * dimensions
-    for part in _parts(text.lower()):
+    text = text.lower()
+    # No place is empty in a real vector: cut to a few dimensions, it would have no direction.
+    draw = random.Random(zlib.crc32(text.encode("utf-8", "surrogatepass"))).random  # noqa: S311
+    vector = [_NOISE * (draw() - 0.5) for _ in range(dimensions)]
+    for part in _parts(text):
         code = zlib.crc32(part.encode("utf-8", "surrogatepass"))
         # The lowest bit is the sign, so that parts that fall together cancel out and not add up.
         vector[(code >> 1) % dimensions] += 1.0 if code & 1 else -1.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 MOCK_LIBRARY = "mock://"
 
 
-@dataclass(frozen=True)
-class Delta:
+class Delta(NamedTuple):
     """What one step adds to one choice.
+
+    A tuple: there is one for each token, and a frozen dataclass takes four times as long to make.
 
     Attributes
     ----------

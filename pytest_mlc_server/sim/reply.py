@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import zlib
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from pytest_mlc_server.sim.engine import Delta
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 # What a reply of random words is cut to where the request does not say how long it may be.
 _RANDOM_TOKENS = 64
+
+# The longest text whose tokens are kept, so that what is kept takes a few MiB at most.
+_KEPT_LENGTH = 4096
 
 
 @dataclass(frozen=True)
@@ -123,7 +127,7 @@ def _whole_reply(
         seed = source.seed if isinstance(source, Random) else None
         source = Text(json_reply(config.response_format.json_schema, seed))
     if isinstance(source, Text):
-        return Reply(*tokenizer.split(source.text), "stop", stops)
+        return Reply(*_tokens_of(source.text, tokenizer), "stop", stops)
     if isinstance(source, Chunks):
         parts = [tokenizer.split(chunk) for chunk in source.chunks]
         token_ids = [token_id for ids, _ in parts for token_id in ids]
@@ -139,6 +143,18 @@ def _whole_reply(
     # An echo would end at the first mark of the template, were it taken for a stop string.
     prompt = prompt[:limit]
     return Reply(prompt, _known_pieces(prompt, tokenizer), "stop", config.stops)
+
+
+def _tokens_of(text: str, tokenizer: Tokenizer) -> tuple[list[int], list[str]]:
+    """Split a given text; a rule gives the same one again and again."""
+    if len(text) > _KEPT_LENGTH:
+        return tokenizer.split(text)
+    return _kept_tokens_of(text, tokenizer)
+
+
+@lru_cache(maxsize=32)
+def _kept_tokens_of(text: str, tokenizer: Tokenizer) -> tuple[list[int], list[str]]:
+    return tokenizer.split(text)
 
 
 def _known_pieces(token_ids: Sequence[int], tokenizer: Tokenizer) -> list[str] | None:

@@ -222,12 +222,14 @@ def _die(error: InternalError, *, imitate: bool) -> NoReturn:
     def load() -> None:
         raise error
 
+    if imitate:
+        # The main thread of the real server waits in native code, where only SIGTERM reaches it.
+        # Ignored before the error is told: who reads it may send the signal at once.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     thread = threading.Thread(target=load, name="Thread-1")
     thread.start()
     thread.join()
     if imitate:
-        # The main thread of the real server waits in native code, where only SIGTERM reaches it.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
         while True:
             signal.pause()
     log(

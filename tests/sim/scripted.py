@@ -118,7 +118,8 @@ class TestDoor:
         """Send a request over a socket of its own."""
         channel = self.connect()
         body = json.dumps(conversation(text, **more)).encode()
-        head = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        head = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+        head += "Content-Type: application/json\r\n"
         channel.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
         return channel
 
