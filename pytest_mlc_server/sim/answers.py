@@ -93,14 +93,10 @@ async def _answer(exchange: Exchange, raw: Request, engine: Engine) -> Response:
 async def _in_one_piece(exchange: Exchange, raw: Request, engine: Engine) -> Response:
     """Answer, unless the client goes away: nobody waits then, and the engine is free for others."""
     answer = asyncio.ensure_future(exchange.body())
-    gone: asyncio.Future[Any] | None = None
+    # The body of the request was read, so the next message can only say that the client is gone.
+    gone = asyncio.ensure_future(raw.receive())
     try:
-        await asyncio.sleep(0)
-        if not answer.done():
-            # It waits for something. The body of the request was read, so the next message can
-            # only say that the client is gone.
-            gone = asyncio.ensure_future(raw.receive())
-            await asyncio.wait({answer, gone}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({answer, gone}, return_when=asyncio.FIRST_COMPLETED)
         if answer.done():
             return JSONResponse(await answer)
         # A dead engine keeps the real server from noticing, and so from ending on a signal.
@@ -108,8 +104,7 @@ async def _in_one_piece(exchange: Exchange, raw: Request, engine: Engine) -> Res
         return error_response("The request has disconnected")
     finally:
         answer.cancel()
-        if gone is not None:
-            gone.cancel()
+        gone.cancel()
 
 
 class _Stream(StreamingResponse):

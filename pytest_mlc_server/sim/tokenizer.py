@@ -28,6 +28,9 @@ class Tokenizer(Protocol):
     #: How many tokens there are.
     vocabulary_size: int
 
+    def __hash__(self) -> int:
+        """Tell it from others: what it made of a text may be kept."""
+
     def encode(self, text: str) -> list[int]:
         """Return the token ids of `text`, special tokens recognised, none added."""
 
