@@ -179,6 +179,13 @@ class Bound:
                     raise self._full(server, servers)
                 server.slots = None
                 continue
+            if began and time.monotonic() - began > server.config.startup_limit:
+                raise BoundError(
+                    f"{self._origin}: {_name(server)} has waited {time.monotonic() - began:.0f} s "
+                    f"for one of the {slots.limit} servers of this run to be idle: "
+                    f"{', '.join(sorted(slots.taken()))} (`python -m pytest_mlc_server ps`). Allow "
+                    "more servers with --mlc-max-servers"
+                )
             if not began:
                 began = time.monotonic()
                 self._waiting(

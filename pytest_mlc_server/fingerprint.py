@@ -61,6 +61,14 @@ def fingerprint(config: ServerConfig) -> str:
     return short_hash(shape(config))
 
 
+def of_settings(config: ServerConfig) -> str:
+    """Return what is equal for equal settings: enough among the processes of one run.
+
+    What lies on the disk is left out: it may change while a run is on its way.
+    """
+    return short_hash(_asked(config))
+
+
 def short_hash(shaped: Any) -> str:
     """Return a hash of anything that is made of plain values."""
     text = json.dumps(shaped, sort_keys=True, default=vars)
@@ -69,6 +77,16 @@ def short_hash(shaped: Any) -> str:
 
 def shape(config: ServerConfig) -> dict[str, Any]:
     """Return what the fingerprint is made of."""
+    python = interpreter(config)
+    return {
+        **_asked(config),
+        "files": sorted(_files(config)),
+        "interpreter": _stamp(os.path.realpath(python)) if python else None,
+        "installed": sorted(_installed(python)),
+    }
+
+
+def _asked(config: ServerConfig) -> dict[str, Any]:
     fields = {
         name: value
         for name, value in vars(config).items()
@@ -78,13 +96,9 @@ def shape(config: ServerConfig) -> dict[str, Any]:
     if config.api_key and config.api_key != "auto":
         # Not the key itself: what is hashed must not help anybody to guess it.
         fields["api_key"] = hashlib.sha256(config.api_key.encode()).hexdigest()
-    python = interpreter(config)
     return {
         "host": runs.host(),  # hosts may share the directory of the doors
         "settings": fields,
-        "files": sorted(_files(config)),
-        "interpreter": _stamp(os.path.realpath(python)) if python else None,
-        "installed": sorted(_installed(python)),
         "environment": {
             name: value for name, value in sorted(os.environ.items()) if name.startswith(VARIABLES)
         },
@@ -149,7 +163,22 @@ def _installed(python: str) -> Iterator[Any]:
     for place in filter(None, places):
         for name in _names(place):
             if name.startswith(DISTRIBUTIONS):
-                yield _stamp(os.path.join(place, name))
+                yield from _package(os.path.join(place, name))
+
+
+def _package(path: str) -> Iterator[Any]:
+    """Describe what an installation or a build writes, and what running it does not.
+
+    Not the time of a directory: the first import makes another one in it.
+    """
+    if not os.path.isdir(path):
+        yield _stamp(path)
+        return
+    yield [path]
+    for name in _names(path):
+        library = name.endswith((".so", ".dylib", ".dll"))
+        if library or name in ("RECORD", "METADATA", "__init__.py", "libinfo.py", "version.py"):
+            yield _stamp(os.path.join(path, name))
 
 
 def _names(directory: str) -> list[str]:

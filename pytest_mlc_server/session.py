@@ -144,8 +144,13 @@ class Session:
             return None
         from pytest_mlc_server import fingerprint, runs, sharing
 
-        key = fingerprint.fingerprint(config)
         directory = sharing.run_directory(run.id) if run is not None else ""
+        if run is None:
+            key = fingerprint.fingerprint(config)
+        else:
+            key = fingerprint.of_settings(config)
+            if self.reuse:
+                key = sharing.agreed(directory, key, lambda: fingerprint.fingerprint(config))
         linger = self.reuse
         if run is not None and run.controller is None:
             linger = max(linger, runs.REMOTE_LINGER)

@@ -18,7 +18,7 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,6 +127,37 @@ class Door:
                 with contextlib.suppress(OSError):
                     os.unlink(path)
             shutil.rmtree(self.log_directory, ignore_errors=True)
+
+
+def agreed(directory: str, name: str, compute: Callable[[], str]) -> str:
+    """Return what the first process of a run that asked has computed.
+
+    Files may change, or be made, while a run is on its way: its workers must not disagree about
+    which server is theirs.
+
+    Parameters
+    ----------
+    directory
+        The run's.
+    name
+        What it is agreed on.
+    compute
+        Computes it, for the first one.
+    """
+    path = os.path.join(directory, f"{name}.agreed")
+    with contextlib.suppress(FileNotFoundError), open(path, encoding="ascii") as file:
+        return file.read()
+    own = f"{path}.{secrets.token_hex(4)}"
+    with open(own, "w", encoding="ascii") as file:
+        file.write(compute())
+    try:
+        os.link(own, path)  # fails if another one was first
+    except FileExistsError:
+        pass
+    finally:
+        os.unlink(own)
+    with open(path, encoding="ascii") as file:
+        return file.read()
 
 
 def run_directory(run: str) -> str:

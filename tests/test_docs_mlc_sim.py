@@ -41,7 +41,11 @@ def test_every_block_is_a_file(page: Path) -> None:
 
 def test_every_file_is_shown() -> None:
     shown = {name for page in PAGES for name, _, _ in BLOCK.findall(page.read_text("utf-8"))}
-    files = [path for path in EXAMPLES.rglob("*.*") if "__pycache__" not in path.parts]
+    files = [
+        path
+        for path in EXAMPLES.rglob("*.*")
+        if not any(part.startswith((".", "__pycache__")) for part in path.parts)
+    ]
     assert {path.relative_to(ROOT).as_posix() for path in files} == shown - {""}
 
 

@@ -241,6 +241,26 @@ def test_what_is_installed_beside_the_interpreter_counts(
     assert differs(one, (packages / name).mkdir) == counts
 
 
+@pytest.mark.parametrize(
+    ("file", "counts"),
+    [
+        ("mlc_llm/libmlc_llm.so", True),
+        ("mlc_llm/__init__.py", True),
+        ("mlc_llm-1.dist-info/RECORD", True),
+        ("mlc_llm/__pycache__", False),
+    ],
+)
+def test_what_an_installation_writes_counts_and_what_an_import_writes_does_not(
+    file: str, counts: bool, config: ServerConfig, tmp_path: Path
+) -> None:
+    python = interpreter(tmp_path / "environment")
+    packages = tmp_path / "environment" / "lib" / "python3.12" / "site-packages"
+    path = packages / file
+    path.parent.mkdir()
+    one = config.replace(python=str(python))
+    assert differs(one, path.mkdir) == counts
+
+
 def test_another_interpreter_at_the_same_place_is_another(
     config: ServerConfig, tmp_path: Path
 ) -> None:

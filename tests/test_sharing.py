@@ -19,6 +19,24 @@ from tests.support_sharing import Shared, User, keeper_of, shared, together, use
 __all__ = ["shared", "users"]  # fixtures
 
 
+# --- one name for all -----------------------------------------------------------------------------
+
+
+def test_the_first_one_decides(tmp_path: Path) -> None:
+    assert sharing.agreed(str(tmp_path), "key", lambda: "first") == "first"
+    assert sharing.agreed(str(tmp_path), "key", lambda: "second") == "first"
+    assert sharing.agreed(str(tmp_path), "other", lambda: "second") == "second"
+
+
+def test_who_was_overtaken_takes_what_the_other_one_computed(tmp_path: Path) -> None:
+    def slow() -> str:
+        sharing.agreed(str(tmp_path), "key", lambda: "fast")
+        return "slow"
+
+    assert sharing.agreed(str(tmp_path), "key", slow) == "fast"
+    assert [path.name for path in tmp_path.iterdir()] == ["key.agreed"]
+
+
 # --- one for all ----------------------------------------------------------------------------------
 
 
