@@ -110,11 +110,11 @@ class Launching(Handle):
         from pytest_mlc_server import sharing
 
         __tracebackhide__ = True
-        door = sharing.open_door(share)
+        door = sharing.open_door(share, own_log=config.log_dir is None)
         try:
             log = self._new_log(door.log_directory)
             grants = {"api_key": config.api_key, "sim_token": self._sim_token}
-            order = door.order(share, discard=config.log_dir is None, grants=grants)
+            order = door.order(share, grants)
             lease = self._order(log, config, door, held, share=order)
             door.describe(
                 engine=config.engine,

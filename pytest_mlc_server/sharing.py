@@ -97,15 +97,13 @@ class Door:
             os.fchmod(file.fileno(), 0o600)
             json.dump(facts, file)
 
-    def order(self, share: Share, *, discard: bool, grants: Mapping[str, Any]) -> dict[str, Any]:
+    def order(self, share: Share, grants: Mapping[str, Any]) -> dict[str, Any]:
         """Return what the guardian must know of it.
 
         Parameters
         ----------
         share
             How the server is shared.
-        discard
-            Whether the directory of the log is removed in the end, unless somebody keeps it.
         grants
             What every holder must know: keys and tokens.
         """
@@ -115,7 +113,7 @@ class Door:
             "files": [self.path, self.info],
             "failure": share.failure,
             "run": share.failures,
-            "discard": self.log_directory if discard else "",
+            "discard": self.log_directory,
             "grants": dict(grants),
         }
 
@@ -126,7 +124,8 @@ class Door:
             for path in (self.path, self.info):
                 with contextlib.suppress(OSError):
                     os.unlink(path)
-            shutil.rmtree(self.log_directory, ignore_errors=True)
+            if self.log_directory:
+                shutil.rmtree(self.log_directory, ignore_errors=True)
 
 
 def agreed(directory: str, name: str, compute: Callable[[], str]) -> str:
@@ -249,8 +248,16 @@ def failure_of(share: Share) -> dict[str, Any] | None:
     return message
 
 
-def open_door(share: Share) -> Door:
-    """Make the door of a new server. Called with the key's lock."""
+def open_door(share: Share, *, own_log: bool) -> Door:
+    """Make the door of a new server. Called with the key's lock.
+
+    Parameters
+    ----------
+    share
+        How the server is shared.
+    own_log
+        Whether its log gets a directory of its own, which its guardian removes in the end.
+    """
     path = os.path.join(share.directory, f"{share.key}.{secrets.token_hex(4)}.door")
     listener = socket.socket(socket.AF_UNIX)
     try:
@@ -263,7 +270,7 @@ def open_door(share: Share) -> Door:
     except BaseException:
         listener.close()
         raise
-    return Door(listener, path, tempfile.mkdtemp(prefix="pytest-mlc-server-"))
+    return Door(listener, path, tempfile.mkdtemp(prefix="pytest-mlc-server-") if own_log else "")
 
 
 def connect(path: str) -> socket.socket:

@@ -244,7 +244,7 @@ def test_a_second_death_is_a_second_restart(shared: Shared) -> None:
 
 def _dead(path: Path, facts: str | None = None) -> None:
     share = sharing.Share(key="key", directory=str(path))
-    door = sharing.open_door(share)
+    door = sharing.open_door(share, own_log=False)
     door.listener.close()
     if facts is not None:
         Path(door.info).write_text(facts)

@@ -136,6 +136,15 @@ def test_servers_of_the_factory_are_shared_and_fresh_ones_are_not(shared: Suite)
     assert len([line for line in summary(result) if "max_num" in line or "http:" in line]) == 11
 
 
+def test_logs_in_a_directory_of_ones_own_leave_nothing_elsewhere(
+    suite: Suite, shared: None
+) -> None:
+    suite.tests("def test_it(mlc_server): pass")
+    suite.run(*RUN, "-n2", "--dist=each", "--mlc-log-dir=logs").assert_outcomes(passed=2)
+    assert [path.suffix for path in (suite.path / "logs").iterdir()] == [".log"]
+    assert suite.left() == []
+
+
 def test_two_runs_at_the_same_time_share_nothing(shared: Suite) -> None:
     shared.tests(BUSY.replace("meet", "sheet"))
     runs = [shared.begin(*RUN, "-n2") for _ in range(2)]
