@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import glob
 import hashlib
-import importlib.metadata
 import importlib.util
 import json
 import os
 import shutil
+import site
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -41,7 +41,7 @@ VARIABLES = (
 )  # fmt: skip
 
 #: Distributions whose versions shape a server, by the start of their directories' names.
-DISTRIBUTIONS = ("mlc_llm", "mlc_ai", "apache_tvm", "tvm", "pytest_mlc_server")
+DISTRIBUTIONS = ("mlc_llm", "mlc_ai", "apache_tvm", "tvm")
 
 
 def fingerprint(config: ServerConfig) -> str:
@@ -82,7 +82,7 @@ def shape(config: ServerConfig) -> dict[str, Any]:
         **_asked(config),
         "files": sorted(_files(config)),
         "interpreter": _stamp(os.path.realpath(python)) if python else None,
-        "installed": sorted(_installed(python)),
+        "installed": sorted(_installed(config, python)),
     }
 
 
@@ -144,23 +144,29 @@ def _stamp(path: str) -> Any:
     return [path, found.st_size, found.st_mtime_ns]
 
 
-def _installed(python: str) -> Iterator[Any]:
+def _installed(config: ServerConfig, python: str) -> Iterator[Any]:
     """Describe what is installed where the server's interpreter looks.
 
-    It is not asked: that would take longer than finding a server that is there.
+    It is not asked: that would take longer than finding a server that is there. Nor does this
+    process's own search path count: that of a pytest-xdist worker is not its controller's.
     """
+    if config.engine == "sim":
+        yield from _tree(os.path.join(os.path.dirname(__file__), "sim"))
+        return
+    yield from _package(os.path.dirname(os.path.abspath(__file__)))
     if python == sys.executable:
-        places = [place for place in sys.path if place]
-        for name in ("mlc-llm", "apache-tvm", "pytest-mlc-server"):
-            try:
-                yield [name, importlib.metadata.version(name)]
-            except importlib.metadata.PackageNotFoundError:
-                continue
+        places = [*site.getsitepackages(), site.getusersitepackages()]
+        # A build of one's own may be installed by reference alone.
+        for name in ("mlc_llm", "tvm"):
+            spec = importlib.util.find_spec(name)
+            if spec is not None and spec.origin:
+                yield from _package(os.path.dirname(spec.origin))
     else:
         prefix = os.path.dirname(os.path.dirname(python))
         places = glob.glob(os.path.join(prefix, "lib*", "python3*", "site-packages"))
-        places += os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    for place in filter(None, places):
+    search = config.env.get("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
+    places += [place for place in search.split(os.pathsep) if place]
+    for place in dict.fromkeys(map(os.path.abspath, places)):
         for name in _names(place):
             if name.startswith(DISTRIBUTIONS):
                 yield from _package(os.path.join(place, name))

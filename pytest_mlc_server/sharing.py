@@ -402,7 +402,7 @@ def end_run(run: str, pid: int, timeout: float | None) -> None:
         The servers' time limit of an orderly stop, in seconds; None does not wait for their end.
     """
     directory = run_directory(run)
-    servers = [*found(directory), *found(reuse_directory())]
+    servers = [*found(directory), *found(os.path.join(runtime.directory(), "reuse"))]
     for server in servers:
         server.end_run(pid, None)  # all before any: each may take its whole time limit
     for server in servers if timeout is not None else ():
