@@ -17,7 +17,7 @@ def _own_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
 
 
-def of(environment: dict[str, str] | None = None, cwd: str = "/work", **fields: Any) -> Builds:
+def of(environment: dict[str, str] | None = None, cwd: str = "/models", **fields: Any) -> Builds:
     config = ServerConfig(**{"model": "m", **fields})
     return builds.of(config, {"MLC_LLM_HOME": "/home", **(environment or {})}, cwd)
 
@@ -71,8 +71,8 @@ def test_each_model_that_may_be_built_has_a_lock(
 
 def test_the_lock_is_that_of_the_model_wherever_it_is_called_from() -> None:
     locks = of().locks
-    assert of(cwd="/", model="work/m").locks == locks
-    assert of(model="/work/m").locks == locks
+    assert of(cwd="/", model="models/m").locks == locks
+    assert of(model="/models/m").locks == locks
     assert of(overrides="opt=O3;max_num_sequence=1", device="cuda").locks == locks
     assert of(model="other").locks != locks
     assert of({"MLC_LLM_HOME": "/elsewhere"}).locks != locks
@@ -129,7 +129,7 @@ def test_what_is_built_anew_each_time_has_no_stamp(
 def test_what_a_good_start_is_known_by() -> None:
     plain = of(additional_models=["d", "e,e.so", "HF://f/f"])
     assert plain.libraries == 4
-    assert plain.configs == tuple(f"/work/{name}/mlc-chat-config.json" for name in "mde")
+    assert plain.configs == tuple(f"/models/{name}/mlc-chat-config.json" for name in "mde")
     assert not plain.until_ready
     embedding = of(embedding_model="HF://e/e", embedding_model_lib="e.so")
     assert embedding.until_ready
