@@ -137,7 +137,8 @@ def command(
 ) -> list[str]:
     """Return the command line of the run."""
     words = [sys.executable, "-m", "pytest", "-p", "mlc_server", "-p", "no:cacheprovider"]
-    words += [f"--mlc-model={directory / 'model'}", f"--mlc-port={port}"]
+    # Not mlc: starts of one model that may compile follow each other, and these are to be together.
+    words += ["--mlc-engine=mock", f"--mlc-model={directory / 'model'}", f"--mlc-port={port}"]
     words += [f"--mlc-stop-timeout={stop:g}", f"--rootdir={directory}"]
     words += [f"--mlc-env={variable}" for variable in variables(directory, child, moment)]
     if way == "-x":
