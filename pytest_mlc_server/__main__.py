@@ -1,4 +1,4 @@
-"""Command line: ``python -m pytest_mlc_server {with,prepare,sim} …``."""
+"""Command line: ``python -m pytest_mlc_server {with,ps,stop,logs,prepare,sim} …``."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ class ServerConfig:
     port
         ``"auto"``: the server chooses, else a number. Default: ``"auto"``.
     api_key
-        Key that the server asks for under ``/v1``; ``"auto"`` makes a random one.
+        Key that the server asks for under ``/v1``; of ``"auto"`` each server makes a random one.
     args
         Further arguments for the server's command line, passed on as they are.
     env

@@ -9,7 +9,6 @@ milliseconds, never while a server starts, and the kernel frees it with its hold
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import errno
 import json
 import os
@@ -521,8 +520,3 @@ def _short(path: str) -> Iterator[str]:
         yield f"/proc/self/fd/{directory}/{os.path.basename(path)}"
     finally:
         os.close(directory)
-
-
-def without(share: Share) -> Share:
-    """Return the same share for a server that only this process is to have."""
-    return dataclasses.replace(share, linger=0.0)
