@@ -379,6 +379,42 @@ SETTINGS: tuple[Setting, ...] = (
         choices=("never", "test", "module"),
     ),
     Setting(
+        "usage",
+        "flag",
+        True,
+        "record what each test costs at the server: requests, tokens, times",
+    ),
+    Setting(
+        "durations",
+        "count",
+        0,
+        "show the N tests that cost most at the server; 0 shows none",
+        metavar="N",
+    ),
+    Setting(
+        "trace",
+        "choice",
+        "off",
+        "write the server's event trace of each test, or of each failing one, to a file for "
+        "Perfetto; implies --mlc-tracing, and blocks the real server for seconds",
+        choices=("off", "on", "retain-on-failure"),
+    ),
+    Setting(
+        "output",
+        "path",
+        "mlc-output",
+        "directory for what tests leave: traces",
+        metavar="DIR",
+    ),
+    Setting(
+        "report",
+        "path",
+        (),
+        "write a report of the run to this file, a page (.html) or data (.json)",
+        repeatable=True,
+        metavar="FILE",
+    ),
+    Setting(
         "unavailable",
         "choice",
         "fail",

@@ -87,9 +87,9 @@ def pytest_report_header(config: pytest.Config) -> str | None:
     session = config.stash.get(_SESSION, None)
     if session is None:
         return None
-    from pytest_mlc_server import reporting
+    from pytest_mlc_server.reporting import header
 
-    return reporting.header(session, getattr(config.option, "tx", None) or ())
+    return header.header(session, getattr(config.option, "tx", None) or ())
 
 
 @pytest.hookimpl(trylast=True)

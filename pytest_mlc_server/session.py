@@ -80,6 +80,12 @@ class Session:
         self.reuse: float = own["reuse"]
         self.start: str = own["start"]
         self.max_servers: int | None = own["max-servers"]
+        self.usage: bool = own["usage"]
+        self.durations: int = own["durations"]
+        self.trace: str = own["trace"]
+        self.output: str = os.path.join(cwd, own["output"])
+        """Where files of tests go: an absolute path, whatever directory a test changes to."""
+        self.reports: tuple[str, ...] = tuple(os.path.join(cwd, path) for path in own["report"])
         self.run = run
         self._check_scope()
         self.advertise: str | None = own["advertise"]

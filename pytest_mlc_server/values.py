@@ -108,11 +108,20 @@ def read_session(one: Given) -> Any:
             return _seconds(one.raw)
         if setting.kind == "devices":
             return visible_devices(one.raw)
+        if setting.kind == "path":
+            return _reports(read(one, "")) if setting.repeatable else read(one, "")
         if setting.kind == "address":
             return _address(one.raw)
         return _positive_count(one.raw) if setting.name == "max-servers" else _count(one.raw)
     except ValueError as error:
         raise ConfigError(f"{written(one)}: {error}") from None
+
+
+def _reports(paths: tuple[str, ...]) -> tuple[str, ...]:
+    for path in paths:
+        if not path.endswith((".html", ".json")):
+            raise ValueError(f"expected a file that ends in .html or .json, not {path!r}")
+    return paths
 
 
 def read_bool(text: str) -> bool:

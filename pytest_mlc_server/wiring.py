@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_mlc_server import advertise, early, options, pool, reporting, runs, workers
+from pytest_mlc_server import advertise, early, options, pool, runs, workers
 from pytest_mlc_server.errors import ConfigError, MLCServerError
 from pytest_mlc_server.factory import ServerFactory
+from pytest_mlc_server.reporting import header, requirement, summary, watch
 from pytest_mlc_server.session import Session
 
 if TYPE_CHECKING:
@@ -98,12 +99,12 @@ def open_session(config: pytest.Config, given: dict[str, options.Given]) -> Sess
     except ConfigError as error:
         raise pytest.UsageError(str(error)) from None
     if worker is None and given:
-        reporting.warn_of_ignored_ini(config, given)
-    config.pluginmanager.register(reporting.Summary(session), "mlc-server-summary")
+        header.warn_of_ignored_ini(config, given)
+    config.pluginmanager.register(summary.Summary(session), "mlc-server-summary")
     if worker is None and given and config.pluginmanager.has_plugin("xdist"):
         config.pluginmanager.register(Controller(session), "mlc-server-controller")
     if session.require and worker is None:
-        config.pluginmanager.register(reporting.Requirement(session), "mlc-server-requirement")
+        config.pluginmanager.register(requirement.Requirement(session), "mlc-server-requirement")
     return session
 
 
@@ -271,6 +272,6 @@ def _terminal(config: pytest.Config, session: Session) -> int:
 def _open_pool(config: pytest.Config, session: Session) -> pool.ServerPool:
     servers, health = session.open_pool(_terminal(config, session))
     if not config.pluginmanager.has_plugin("mlc-server-tests"):
-        watch = reporting.TestWatch(session, servers, health)
-        config.pluginmanager.register(watch, "mlc-server-tests")
+        tests = watch.TestWatch(session, servers, health)
+        config.pluginmanager.register(tests, "mlc-server-tests")
     return servers

@@ -84,6 +84,11 @@ SAMPLES: Mapping[str, Sample] = {
     "max-servers": Sample(("2",), 2, "3", "0", "1 or more"),
     "restarts": Sample(("0",), 0, "1", "-1", "0 or more"),
     "reset": Sample(("test",), "test", "module", "tests", "'test'"),
+    "usage": Sample(("false",), False, "true", "maybe", ""),
+    "durations": Sample(("5",), 5, "3", "-1", "0 or more"),
+    "trace": Sample(("on",), "on", "retain-on-failure", "always", "retain-on-failure"),
+    "output": Sample(("/var/a",), "/var/a", "/var/b"),
+    "report": Sample(("a.html", "b.json"), ("a.html", "b.json"), "c.json", "r.txt", ".html"),
     "unavailable": Sample(("skip",), "skip", "fail", "skipp", "'skip'"),
     "require": Sample(("1",), 1, "0", "-1", "0 or more"),
 }

@@ -52,6 +52,11 @@ DEFAULTS: dict[str, Any] = {
     "max-servers": None,
     "restarts": 3,
     "reset": "never",
+    "usage": True,
+    "durations": 0,
+    "trace": "off",
+    "output": "mlc-output",
+    "report": (),
     "unavailable": "fail",
     "require": 0,
 }
@@ -82,7 +87,7 @@ def test_every_setting_has_a_sample() -> None:
 
 @pytest.mark.parametrize("name", [n for n in DEFAULTS if BY_NAME[n].repeatable])
 def test_only_these_settings_are_repeatable(name: str) -> None:
-    assert name in ("model", "additional-model", "arg", "env")
+    assert name in ("model", "additional-model", "arg", "env", "report")
 
 
 @ALL
@@ -320,14 +325,14 @@ def elsewhere(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Pat
 def _path_value(name: str, outcome: Outcome) -> list[str]:
     value = seen(BY_NAME[name], outcome)
     if name != "additional-model":
-        return [value]
+        return list(value) if isinstance(value, tuple) else [value]
     (model,) = value
     return [model] if isinstance(model, str) else list(model)
 
 
 @pytest.mark.parametrize(
     ("name", "text"),
-    [(s.name, "sub/x") for s in SETTINGS if s.kind == "path"]
+    [(s.name, "sub/x.json") for s in SETTINGS if s.kind == "path"]
     + [("additional-model", "sub/x,lib/y.so"), ("model", "./x"), ("model", "../x")],
 )
 def test_a_relative_path_of_an_ini_file_starts_from_that_file(

@@ -17,6 +17,7 @@ ANYTHING_GOES = {
     "python",
     "sim-script",
     "log-dir",
+    "output",
 }
 
 WRONG = [setting for setting in SETTINGS if setting.name not in ANYTHING_GOES]

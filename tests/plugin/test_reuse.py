@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_mlc_server import launching, reporting, sharing
+from pytest_mlc_server import launching, sharing
+from pytest_mlc_server.reporting import header
 from tests.conftest import WATCHDOG, await_, await_gone
 from tests.plugin.test_health_runs import TOOLS, summary
 from tests.support_plugin import WAIT_FOR_EVER, Suite, free_ports
@@ -161,7 +162,7 @@ def test_the_next_run_attaches_and_says_so(lasting: Suite) -> None:
 )
 def test_the_words_for_how_long_it_waited(idle: float, words: str) -> None:
     started = time.mktime((2026, 1, 2, 14, 2, 0, 0, 0, -1))
-    assert reporting._reused(started, idle) == f"14:02, {words}"
+    assert header.reused(started, idle) == f"14:02, {words}"
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from typing import Any, cast
 import psutil
 import pytest
 
-from pytest_mlc_server import reporting
+from pytest_mlc_server.reporting.summary import Summary
 from tests.conftest import await_
 from tests.plugin.test_health_runs import TOOLS, summary
 from tests.support_plugin import Suite, free_ports, is_free
@@ -307,7 +307,7 @@ def test_the_budget_of_restarts_is_the_runs(suite: Suite) -> None:
 def test_a_worker_that_ended_before_a_restart_adds_no_line(order: int) -> None:
     server = "mlc 'm', device auto, http://127.0.0.1:1, ready after"
     lines = [f"{server} 0.20 s", f"{server} 0.30 s, restarts: 1"]
-    lines_at_the_end = reporting.Summary(cast("Any", None))
+    lines_at_the_end = Summary(cast("Any", None))
     for line in ["gw0: an incident", *lines[::order], "gw1: an incident", "gw1: an incident"]:
         node = SimpleNamespace(workeroutput={"mlc_servers": [line]})
         lines_at_the_end.pytest_testnodedown(node)
