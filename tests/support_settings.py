@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -165,7 +166,9 @@ def surroundings(setting: Setting) -> list[str]:
 def seen(setting: Setting, outcome: Outcome) -> Any:
     """Return what a run took a setting for."""
     if setting.field is None and setting.name not in ("unavailable", "require"):
-        return read_session(outcome.given[setting.name])
+        value = read_session(outcome.given[setting.name])
+        # The run writes them: they are in its own directory.
+        return tuple(map(os.path.relpath, value)) if setting.name == "report" else value
     if setting.name == "unavailable":  # the engine is missing in these runs
         return {"skipped": "skip", "failed": "fail"}[outcome.outcomes[0]]
     if setting.name == "require":  # no test reaches a server in these runs

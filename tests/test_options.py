@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -325,7 +326,7 @@ def elsewhere(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Pat
 def _path_value(name: str, outcome: Outcome) -> list[str]:
     value = seen(BY_NAME[name], outcome)
     if name != "additional-model":
-        return list(value) if isinstance(value, tuple) else [value]
+        return [os.path.abspath(one) for one in value] if name == "report" else [value]
     (model,) = value
     return [model] if isinstance(model, str) else list(model)
 
@@ -348,7 +349,7 @@ def test_a_relative_path_of_an_ini_file_starts_from_that_file(
 @pytest.mark.parametrize(
     ("name", "text", "source"),
     [("model", "./x", source) for source in ("env", "addopts", "-o")]
-    + [(s.name, "../sub/x", "cli") for s in SETTINGS if s.kind == "path"]
+    + [(s.name, "../sub/x.json", "cli") for s in SETTINGS if s.kind == "path"]
     + [("additional-model", "sub/x,lib/y.so", "cli")],
 )
 def test_any_other_relative_path_starts_from_where_pytest_was_called(
