@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from pytest_mlc_server import EngineUnavailableError, PopenServer
-from pytest_mlc_server.options import BY_NAME, SETTINGS, Setting
+from pytest_mlc_server import EngineUnavailableError, PopenServer, ServerConfig, plugin
+from pytest_mlc_server.options import BY_NAME, SETTINGS, Given, Setting
+from pytest_mlc_server.values import read_session
 from tests.support_settings import SAMPLES, Outcome, flags, ini, run, seen, surroundings
 
 ALL = pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)
@@ -122,16 +123,6 @@ def test_ini_beats_the_default(setting: Setting, pytester: pytest.Pytester) -> N
 
 
 @ALL
-def test_environment_beats_ini(
-    setting: Setting, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sample = SAMPLES[setting.name]
-    write_ini(pytester, ini(setting, sample.other))
-    monkeypatch.setenv(setting.variable, "\n".join(sample.text))
-    assert seen(setting, run(pytester, *surroundings(setting))) == sample.value
-
-
-@ALL
 def test_command_line_beats_environment_and_ini(
     setting: Setting, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -142,44 +133,103 @@ def test_command_line_beats_environment_and_ini(
     assert seen(setting, outcome) == sample.value
 
 
-@ALL
+# All settings at once, read by pytest and not acted upon: together they contradict each other.
+
+
+def read_all(pytester: pytest.Pytester, *args: str) -> dict[str, Any]:
+    """Return what pytest makes of all settings that are set."""
+    given = plugin._given(pytester.parseconfig("-p", "no:cacheprovider", *args))
+    return {name: _value(one) for name, one in given.items()}
+
+
+def _value(one: Given) -> Any:
+    if one.setting.field is not None:
+        config = ServerConfig.from_given({one.setting.name: one}, cwd=os.getcwd())
+        return getattr(config, one.setting.field)
+    value = read_session(one)
+    return tuple(map(os.path.relpath, value)) if one.setting.name == "report" else value
+
+
+def write_all(pytester: pytest.Pytester, which: str, more: str = "") -> None:
+    lines = [ini(s, *_texts(s, which)).partition("\n")[2] for s in SETTINGS]
+    write_ini(pytester, "[pytest]\n" + "".join(lines) + more)
+
+
+def _texts(setting: Setting, which: str) -> tuple[str, ...]:
+    sample = SAMPLES[setting.name]
+    return sample.text if which == "text" else (sample.other,)
+
+
+def set_all(monkeypatch: pytest.MonkeyPatch, which: str) -> None:
+    for setting in SETTINGS:
+        monkeypatch.setenv(setting.variable, "\n".join(_texts(setting, which)))
+
+
+def override_all(which: str) -> list[str]:
+    """Return ``-o`` for all settings."""
+    pairs = (f"{s.key}=" + "\n".join(_texts(s, which)) for s in SETTINGS)
+    return [word for pair in pairs for word in ("-o", pair)]
+
+
+WANTED = {name: sample.value for name, sample in SAMPLES.items()}
+
+
+def sources(pytester: pytest.Pytester, *args: str) -> dict[str, str]:
+    """Return where pytest says that each setting was set."""
+    given = plugin._given(pytester.parseconfig("-p", "no:cacheprovider", *args))
+    return {name: one.source for name, one in given.items()}
+
+
+def test_the_origin_of_every_setting_is_known(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [flag for s in SETTINGS for flag in flags(s, *SAMPLES[s.name].text)]
+    file = write_ini(pytester, f"[pytest]\naddopts = {' '.join(map(repr, words))}\n")
+    assert sources(pytester) == {s.name: f"{s.flag} in addopts" for s in SETTINGS}
+    on_the_line = {s.name: f"{s.flag} on the command line" for s in SETTINGS}
+    assert sources(pytester, *words) == on_the_line
+    write_all(pytester, "text")
+    assert sources(pytester) == {s.name: f"{s.key} in {file}" for s in SETTINGS}
+    overridden = {s.name: f"-o {s.key} on the command line" for s in SETTINGS}
+    assert sources(pytester, *override_all("text")) == overridden
+    set_all(monkeypatch, "text")
+    assert sources(pytester) == {s.name: f"{s.variable} in the environment" for s in SETTINGS}
+
+
+def test_environment_beats_ini(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_all(pytester, "other")
+    set_all(monkeypatch, "text")
+    assert read_all(pytester) == WANTED
+
+
 def test_addopts_is_the_command_line(
-    setting: Setting, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sample = SAMPLES[setting.name]
-    quoted = " ".join(f"'{flag}'" for flag in flags(setting, *sample.text))
-    write_ini(pytester, ini(setting, sample.other) + f"addopts = {quoted}\n")
-    monkeypatch.setenv(setting.variable, sample.other)
-    assert seen(setting, run(pytester, *surroundings(setting))) == sample.value
+    words = [f"'{flag}'" for s in SETTINGS for flag in flags(s, *SAMPLES[s.name].text)]
+    write_all(pytester, "other", f"addopts = {' '.join(words)}\n")
+    set_all(monkeypatch, "other")
+    assert read_all(pytester) == WANTED
 
 
-@ALL
-def test_override_ini_replaces_the_ini_value(setting: Setting, pytester: pytest.Pytester) -> None:
-    sample = SAMPLES[setting.name]
-    write_ini(pytester, ini(setting, sample.other))
-    value = "\n".join(sample.text)
-    outcome = run(pytester, "-o", f"{setting.key}={value}", *surroundings(setting))
-    assert seen(setting, outcome) == sample.value
+def test_override_ini_replaces_the_ini_value(pytester: pytest.Pytester) -> None:
+    write_all(pytester, "other")
+    assert read_all(pytester, *override_all("text")) == WANTED
 
 
-@ALL
 def test_environment_beats_override_ini(
-    setting: Setting, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sample = SAMPLES[setting.name]
-    monkeypatch.setenv(setting.variable, "\n".join(sample.text))
-    outcome = run(pytester, "-o", f"{setting.key}={sample.other}", *surroundings(setting))
-    assert seen(setting, outcome) == sample.value
+    set_all(monkeypatch, "text")
+    assert read_all(pytester, *override_all("other")) == WANTED
 
 
-@ALL
 def test_an_empty_environment_variable_is_not_set(
-    setting: Setting, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sample = SAMPLES[setting.name]
-    write_ini(pytester, ini(setting, *sample.text))
-    monkeypatch.setenv(setting.variable, "")
-    assert seen(setting, run(pytester, *surroundings(setting))) == sample.value
+    write_all(pytester, "text")
+    for setting in SETTINGS:
+        monkeypatch.setenv(setting.variable, "")
+    assert read_all(pytester) == WANTED
 
 
 @pytest.mark.parametrize("name", ["model", "additional-model", "arg", "env"])

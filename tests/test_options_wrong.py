@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from pytest_mlc_server.options import BY_NAME, SETTINGS, Setting
@@ -41,15 +43,24 @@ def test_every_setting_that_can_be_wrong_has_a_wrong_sample() -> None:
     }
 
 
+SOURCES = ("cli", "addopts", "env", "ini", "-o")
+
+
+def _runs() -> Iterator[tuple[Setting, str]]:
+    """Have each setting wrong in one source, in turn, and one of each kind in all of them."""
+    kinds: set[str] = set()
+    for index, setting in enumerate(WRONG):
+        # A yes-or-no flag takes no value on the command line.
+        sources = SOURCES[2:] if setting.kind == "flag" else SOURCES
+        first = setting.kind not in kinds
+        kinds.add(setting.kind)
+        for source in sources if first else (sources[index % len(sources)],):
+            yield setting, source
+
+
 @pytest.mark.parametrize(
     ("setting", "source"),
-    [
-        pytest.param(setting, source, id=f"{setting.name}-{source}")
-        for setting in WRONG
-        for source in ("cli", "addopts", "env", "ini", "-o")
-        # A yes-or-no flag takes no value on the command line.
-        if setting.kind != "flag" or source not in ("cli", "addopts")
-    ],
+    [pytest.param(*one, id=f"{one[0].name}-{one[1]}") for one in _runs()],
 )
 def test_a_wrong_value_names_setting_value_and_origin(
     setting: Setting, source: str, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
