@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +21,15 @@ STANDIN = Path(__file__).parent / "standin"
 #: No test waits longer than this for an event that must come, in seconds. Generous: only a defect
 #: reaches it.
 WATCHDOG = 60.0
+
+
+def pytest_configure() -> None:
+    """Have Ctrl-C work in the processes of the tests, whoever started this one.
+
+    A shell without job control has background commands ignore SIGINT, and all that they start.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
