@@ -8,18 +8,22 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from pytest_mlc_server.accounts import MLCUsage
     from pytest_mlc_server.config import ServerConfig
     from pytest_mlc_server.engine_config import EngineConfig
     from pytest_mlc_server.errors import (
         ConfigError,
         EngineUnavailableError,
         MLCServerError,
+        RequestError,
         SimulatorError,
         StartError,
+        UsageUnknownError,
     )
     from pytest_mlc_server.factory import ServerFactory
     from pytest_mlc_server.server import PopenServer
     from pytest_mlc_server.simulator import MLCSim, Reply, Rule, SimRequest, When
+    from pytest_mlc_server.usage import Usage
 
 __version__ = "0.1.0"
 
@@ -29,14 +33,18 @@ _HOMES = {
     "EngineUnavailableError": "errors",
     "MLCServerError": "errors",
     "MLCSim": "simulator",
+    "MLCUsage": "accounts",
     "PopenServer": "server",
     "Reply": "simulator",
+    "RequestError": "errors",
     "Rule": "simulator",
     "ServerConfig": "config",
     "ServerFactory": "factory",
     "SimRequest": "simulator",
     "SimulatorError": "errors",
     "StartError": "errors",
+    "Usage": "usage",
+    "UsageUnknownError": "errors",
     "When": "simulator",
 }
 
@@ -46,14 +54,18 @@ __all__ = [
     "EngineUnavailableError",
     "MLCServerError",
     "MLCSim",
+    "MLCUsage",
     "PopenServer",
     "Reply",
+    "RequestError",
     "Rule",
     "ServerConfig",
     "ServerFactory",
     "SimRequest",
     "SimulatorError",
     "StartError",
+    "Usage",
+    "UsageUnknownError",
     "When",
     "__version__",
 ]

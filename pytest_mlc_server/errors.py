@@ -87,3 +87,18 @@ class EngineUnavailableError(StartError):
 
 class SimulatorError(MLCServerError, RuntimeError):
     """The simulator cannot be scripted: it is gone, or it is none that this process started."""
+
+
+class UsageUnknownError(MLCServerError):
+    """A number of `mlc_usage` that is not known, or that there is none of yet."""
+
+
+class RequestError(MLCServerError, RuntimeError):
+    """A request of `server.chat` and its like that got no answer, or none that is one."""
+
+    def __init__(self, text: str, *, status: int | None = None, body: str = "") -> None:
+        super().__init__(text)
+        self.status = status
+        """The status of the answer; None where there was none."""
+        self.body = body
+        """The body of the answer, as it came."""

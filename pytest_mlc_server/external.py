@@ -54,15 +54,16 @@ def attach(config: ServerConfig) -> str:
 def session(config: ServerConfig) -> requests.Session:
     """Return an HTTP session with the server's key, which no proxy keeps from a local server."""
     http = requests.Session()
-    host = urlsplit(config.url or "").hostname or ""
-    http.trust_env = not _is_loopback(host)
+    http.trust_env = not is_local(config.url or "")
     http.headers["User-Agent"] = "pytest-mlc-server-probe"
     if config.api_key:
         http.headers["Authorization"] = f"Bearer {config.api_key}"
     return http
 
 
-def _is_loopback(host: str) -> bool:
+def is_local(url: str) -> bool:
+    """Tell whether a URL is this machine's: then no proxy belongs in between."""
+    host = urlsplit(url).hostname or ""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

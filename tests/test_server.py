@@ -90,6 +90,7 @@ def test_every_parameter_can_be_read_back() -> None:
         "args": ("--allow-credentials",),
         "env": {"A": "1"},
         "python": "/opt/conda/bin/python",
+        "launch": "warm",
         "cwd": "/srv",
         "ready": "http",
         "startup_timeout": 7.0,
