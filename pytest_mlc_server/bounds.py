@@ -192,6 +192,8 @@ class Bound:
                     f"{_name(server)} waits until one of the {slots.limit} servers of this run is "
                     f"idle ({self._origin})"
                 )
+                if server.on_phase is not None:
+                    server.on_phase("waiting for another server of this run to be idle")
             time.sleep(LOOK_EVERY)
 
     def _slots(self, server: PopenServer) -> Slots:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from pytest_mlc_server import caches, gpus, logs, options, preflight
+from pytest_mlc_server import caches, gpus, logs, options, preflight, waiting
 from pytest_mlc_server.config import Merged, ServerConfig
 from pytest_mlc_server.errors import ConfigError, MLCServerError
 from pytest_mlc_server.runner import NO_SERVER, WRONG_USE, checked, given, stop_on_signals
@@ -151,7 +151,8 @@ def _prepare(config: ServerConfig) -> Prepared:
     clock = _Clock(server.model)
     server.on_phase = clock.begin
     try:
-        server.start()
+        with waiting.Waiting(server, waiting.on_stream(sys.stderr)):
+            server.start()
     except MLCServerError as error:
         clock.end("failed")
         print(f"error: {error}", file=sys.stderr)

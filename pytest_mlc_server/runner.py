@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from types import FrameType
 
-from pytest_mlc_server import options, preflight
+from pytest_mlc_server import options, preflight, waiting
 from pytest_mlc_server.config import ServerConfig
 from pytest_mlc_server.errors import ConfigError, MLCServerError
 from pytest_mlc_server.server import PopenServer
@@ -49,7 +49,8 @@ def main(argv: Sequence[str]) -> int:
     try:
         server = PopenServer.from_config(_config(parsed))
         stop_on_signals()
-        server.start()
+        with waiting.Waiting(server, waiting.on_stream(sys.stderr)):
+            server.start()
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return WRONG_USE
