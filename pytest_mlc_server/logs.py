@@ -22,6 +22,9 @@ _OTHER_LINE = re.compile(r"^(?:(?:INFO|WARNING|ERROR|DEBUG|CRITICAL):\s|\[\d|Exc
 #: What uvicorn writes for each request.
 REQUEST = re.compile(r'^INFO:\s+\S+ - ("[A-Z]+ \S+ HTTP/[\d.]+".*)')
 
+#: What this package's own requests end in: it tells their lines from those of tests.
+OWN_QUERY = "?client=pytest-mlc-server"
+
 #: Phases of a start, in their usual order, and what the log says at the beginning of each.
 LAUNCHING, DETECTING, DOWNLOADING, COMPILING, LOADING, BINDING = PHASES = (
     "launching",
@@ -64,6 +67,12 @@ CACHED, MADE, GIVEN = "cached", "made", "given"
 
 #: What is read of a line, in bytes.
 LONGEST_LINE = 65536
+
+
+def phase_begun(line: str) -> str:
+    """Return the phase of a start that begins with a line; empty if none does."""
+    begun = [phase for beginning, phase in _PHASE_BEGINS if beginning.search(line)]
+    return begun[-1] if begun else ""
 
 
 def plain(text: str) -> str:
@@ -185,13 +194,12 @@ class LogReader:
 
     def _other_line(self, line: str) -> None:
         if request := REQUEST.match(line):
-            self.last_request = request.group(1)
+            if f"{OWN_QUERY} " not in line:
+                self.last_request = request.group(1)
             return
         if RUNNING.search(line):
             self.running = True
-        for beginning, phase in _PHASE_BEGINS:
-            if beginning.search(line):
-                self.phase = phase
+        self.phase = phase_begun(line) or self.phase
         if not self.built:
             self._look_for_files(line)
 
@@ -256,7 +264,8 @@ class LiveLog:
         self._write(lines)
 
     def _write(self, lines: list[bytes]) -> None:
-        data = b"".join(self._prefix + line + b"\n" for line in lines)
+        shown = [line for line in lines if f"{OWN_QUERY} ".encode() not in line]
+        data = b"".join(self._prefix + line + b"\n" for line in shown)
         for secret in self._secrets:
             data = data.replace(secret, b"***")
         while data:

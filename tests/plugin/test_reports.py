@@ -8,6 +8,9 @@ import pytest
 
 from tests.support_plugin import Suite
 
+#: Where JUnit XML has a test's part of the log.
+LOG = ".//property[@name='mlc_server_log']"
+
 #: The stand-in logs each request with its path.
 ASKS = """
     import pytest
@@ -78,7 +81,7 @@ def test_a_failing_test_shows_what_its_server_logged_during_it(suite: Suite, wor
         assert text.count("/from-") == len(text.splitlines()) == 1
 
     properties = {
-        case.get("name"): [one.get("value") for one in case.iter("property")]
+        case.get("name"): [one.get("value") for one in case.iterfind(LOG)]
         for case in ET.parse(suite.path / "report.xml").iter("testcase")
     }
     assert properties["test_passes"] == properties["test_passes_again"] == []
@@ -100,7 +103,7 @@ def test_failures_of_fixtures_show_it_as_well(suite: Suite) -> None:
     assert "/in-setup " in setup
     assert "/in-teardown " in teardown
     assert "/in-setup" not in teardown
-    properties = ET.parse(suite.path / "report.xml").iter("property")
+    properties = ET.parse(suite.path / "report.xml").iterfind(LOG)
     assert [one.get("value") for one in properties] == [setup, teardown]
 
 
@@ -137,7 +140,7 @@ def test_a_log_that_no_xml_can_hold_does_not_break_the_report(suite: Suite) -> N
         """
     )
     suite.run("--junitxml=report.xml").assert_outcomes(failed=1)
-    (value,) = [one.get("value") for one in ET.parse(suite.path / "report.xml").iter("property")]
+    (value,) = [one.get("value") for one in ET.parse(suite.path / "report.xml").iterfind(LOG)]
     assert value is not None
     assert "-<&>-" in value
 
