@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
-from pytest_mlc_server.errors import ConfigError, StartError
+from pytest_mlc_server.errors import StartError
 from pytest_mlc_server.server import PopenServer
 
 if TYPE_CHECKING:
     from pytest_mlc_server.pool import ServerPool
-
-#: Time limit of a reset of the engine's state, in seconds.
-RESET_TIMEOUT = 60.0
 
 BROKEN = ("wedged", "exited")
 
@@ -37,10 +35,8 @@ class Incident:
         self.provoked = bool(server.provoked)
         """Whether the test did it on purpose."""
         self.outcome = "not started again"
-
-    def line(self) -> str:
-        """Return the line of the summary."""
-        return f"{self.test}: {self.text.splitlines()[0]}; {self.outcome}"
+        self.at = time.time()
+        """When it was found, in seconds since 1970."""
 
 
 class Health:
@@ -86,6 +82,8 @@ class Health:
             If a server is gone and cannot be, or must not be, started again.
         ConfigError
             If the state cannot be reset because the debug endpoints are off.
+        RequestError
+            If the server refuses to reset it.
         """
         __tracebackhide__ = True
         for server in self._pool.running:
@@ -100,14 +98,14 @@ class Health:
             if incident is not None:
                 self._revive(server, incident)
             elif self._reset == "test" or (self._reset == "module" and module != self._last_module):
-                reset(server)
+                server.reset()
         self._last_test, self._last_module = test, module
 
     def _again(self, server: PopenServer) -> None:
         """Reset a server that waited while other models had their turn: its last user is gone."""
         __tracebackhide__ = True
         if self._reset != "never":
-            reset(server)
+            server.reset()
 
     def after(self, test: str, *, failed: bool) -> list[Incident]:
         """Find out what happened to the servers during a test.
@@ -155,7 +153,11 @@ class Health:
         """Wait while another worker of the run has the server started again."""
         __tracebackhide__ = True
         try:
-            server.settle()
+            if server.poll() == "starting":
+                with self._pool.waiting(server):
+                    server.settle()
+            else:
+                server.settle()
         except StartError as error:
             self._given_up[id(server)] = error
             raise
@@ -180,7 +182,8 @@ class Health:
             self._given_up[id(server)] = error
             raise error
         try:
-            server.restart()
+            with self._pool.waiting(server):
+                server.restart()
         except StartError as error:
             incident.outcome = "could not be started again"
             self._given_up[id(server)] = error
@@ -196,32 +199,3 @@ def _trouble(server: PopenServer) -> str:
         return trouble
     first, newline, evidence = trouble.partition("\n")
     return f"{first}, on purpose ({server.provoked}){newline}{evidence}"
-
-
-def reset(server: PopenServer) -> None:
-    """Reset the state of a server's engine, its prefix cache included.
-
-    Raises
-    ------
-    ConfigError
-        If the server's debug endpoints are off.
-    StartError
-        If the server refuses.
-    """
-    import requests
-
-    __tracebackhide__ = True
-    if not server.enable_debug:
-        off = server.config.describe("enable_debug")
-        raise ConfigError(f"reset needs the server's debug endpoints, and {off}")
-    with requests.Session() as http:
-        http.trust_env = False
-        response = http.post(
-            f"{server.base_url}/debug/reset_engine",
-            json={"model": server.model},
-            timeout=RESET_TIMEOUT,
-        )
-    if response.status_code != 200:
-        raise StartError(
-            f"POST /debug/reset_engine answers {response.status_code}: {response.text[:200]}"
-        )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_mlc_server import logs, matrix
+from pytest_mlc_server import access_log, logs, matrix
 from pytest_mlc_server.errors import ConfigError, MLCServerError
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class TestWatch:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logstart(self) -> None:
         """Remember where each log stands when a test begins."""
-        self._starts = {path: logs.size(path) for path in self._paths()}
+        self._starts = {path: logs.size(path) for path in self.paths()}
         self._shown = {}
 
     @pytest.hookimpl(tryfirst=True)
@@ -61,6 +61,8 @@ class TestWatch:
             self._check_override(item)
             unused = matrix.spare(item, self._pool)
             self._health.before(item.nodeid, item.nodeid.partition("::")[0], unused)
+            # A server that was started again, or reset, has logged what is not the test's.
+            self._starts = {path: logs.size(path) for path in self.paths()}
 
     def _check_override(self, item: pytest.Item) -> None:
         """Refuse an overridden `mlc_server_config` that pytest would silently not use.
@@ -106,7 +108,7 @@ class TestWatch:
         """Add the server's log to a failing test, and tell whether the test reached a server."""
         report = yield
         # Before the server is asked whether it works: those lines are not the test's.
-        ends = {path: logs.size(path) for path in self._paths()} if report.failed else {}
+        ends = {path: logs.size(path) for path in self.paths()} if report.failed else {}
         look = report.failed or self._looks(item, report.when)
         incidents = self._health.after(item.nodeid, failed=report.failed) if look else []
         for incident in incidents:
@@ -137,10 +139,12 @@ class TestWatch:
             return self._last or FACTORY in getattr(item, "fixturenames", ())
         return when == "teardown"
 
-    def _paths(self) -> Iterable[str]:
+    def paths(self) -> Iterable[str]:
+        """Return the logs of all servers of this process."""
         return [server.log_path for server in self._pool.history if server.log_path is not None]
 
-    def _start(self, path: str) -> int:
+    def start_of(self, path: str) -> int:
+        """Return where a log stood when the test began, or when its server became ready."""
         return self._starts.get(path, self._pool.ready_at.get(path, 0))
 
     def _reached(self, item: pytest.Item) -> bool:
@@ -150,7 +154,7 @@ class TestWatch:
             return True
         if not self._session.require and self._session.worker is None:
             return False  # nobody counts them
-        return any(logs.size(path) > self._start(path) for path in self._paths())
+        return any(logs.size(path) > self.start_of(path) for path in self.paths())
 
     def _add_logs(
         self, item: pytest.Item, report: pytest.TestReport, ends: Mapping[str, int]
@@ -159,10 +163,11 @@ class TestWatch:
             path = server.log_path
             if path is None:
                 continue
-            start = max(self._start(path), self._shown.get(path, 0))
+            start = max(self.start_of(path), self._shown.get(path, 0))
             self._shown[path] = size = logs.size(path)
             end = ends.get(path, size)
-            text = server.hide_secrets(shortened(logs.read(path, start, end), path))
+            log = access_log.own_lines(logs.read(path, start, end))
+            text = server.hide_secrets(shortened(log, path))
             if not text:
                 continue
             title = f"mlc server log ({server.engine}, {server.base_url})"
@@ -174,15 +179,19 @@ class TestWatch:
             report.user_properties.append(property_)
 
 
-def warn(item: pytest.Item, text: str) -> None:
-    """Add a warning to the run's summary, whatever the run's warning filters make of warnings."""
+def warn(whose: pytest.Item | pytest.Config, text: str) -> None:
+    """Add a test's warning, or the run's, whatever the run's filters make of warnings."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         warnings.warn(pytest.PytestWarning(text), stacklevel=1)
-    item.ihook.pytest_warning_recorded.call_historic(
+    if isinstance(whose, pytest.Config):
+        hook, nodeid = whose.hook, ""
+    else:
+        hook, nodeid = whose.ihook, whose.nodeid
+    hook.pytest_warning_recorded.call_historic(
         kwargs={
             "warning_message": caught[0],
-            "nodeid": item.nodeid,
+            "nodeid": nodeid,
             "when": "runtest",
             "location": None,
         }

@@ -157,6 +157,16 @@ async def list_requests(door: ThisDoor) -> Response:
     )
 
 
+async def list_lines(
+    door: ThisDoor,
+    since: float = 0,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 50,
+) -> Response:
+    """Return the newest requests of this epoch in short, with how long they took."""
+    entries = door.epoch.records.since(since, limit)
+    return _json({"requests": [entry.as_line() for entry in entries]})
+
+
 def _json(value: Any) -> Response:
     """Return what an application sent, which Python read as JSON and others might not."""
     return Response(json.dumps(value), media_type="application/json")
@@ -230,6 +240,7 @@ _ENDPOINTS: list[tuple[str, str, Callable[..., Any]]] = [
     ("POST", "/faults", add_fault),
     ("DELETE", "/faults", delete_faults),
     ("GET", "/requests", list_requests),
+    ("GET", "/requests/lines", list_lines),
     ("GET", "/calls", next_call),
     ("POST", "/calls/{call_id}", answer_call),
     ("POST", "/wedge", wedge),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections import deque
@@ -45,6 +46,9 @@ class Entry:
         The body of the answer, as far as it was sent.
     finished : bool
         Whether it was sent to its end.
+    began, ended : float, optional
+        When the first byte of its body was sent, and when nothing more happened, in seconds since
+        1970.
     rule, fault : str, optional
         The rule that matched and the fault that happened.
     reasons : list, optional
@@ -65,6 +69,8 @@ class Entry:
     content_type: str = ""
     answer: bytearray = field(default_factory=bytearray)
     finished: bool = False
+    began: float | None = None
+    ended: float | None = None
     rule: str | None = None
     fault: str | None = None
     reasons: list[tuple[str, str]] | None = None
@@ -79,8 +85,25 @@ class Entry:
             headers = dict(message.get("headers", ()))
             self.content_type = headers.get(b"content-type", b"").decode("latin-1")
         elif message["type"] == "http.response.body":
+            if self.began is None and message.get("body"):
+                self.began = time.time()
             self.answer += message.get("body", b"")[: max(0, MAX_BODY - len(self.answer))]
             self.finished = not message.get("more_body", False)
+
+    def as_line(self) -> dict[str, Any]:
+        """Return what a list of requests shows of it: no headers, no bodies."""
+        ended, began = self.ended, self.began
+        streamed = self.content_type.startswith("text/event-stream")
+        return {
+            "method": self.question.method,
+            "path": f"{self.question.path}?{self.query}" if self.query else self.question.path,
+            "status": self.status,
+            "start": self.came,
+            "seconds": None if ended is None else ended - self.came,
+            "ttft_s": began - self.came if streamed and began is not None else None,
+            "finished": self.finished,
+            "client": self.question.headers.get("user-agent", ""),
+        }
 
     def as_record(self) -> Record:
         """Return what a test sees."""
@@ -117,6 +140,11 @@ class Records:
     def __iter__(self) -> Iterator[Entry]:
         return iter(self._entries)
 
+    def since(self, moment: float, limit: int) -> list[Entry]:
+        """Return the newest entries that came since a moment, oldest first."""
+        newest = itertools.takewhile(lambda entry: entry.came >= moment, reversed(self._entries))
+        return list(itertools.islice(newest, limit))[::-1]
+
     def add(self, entry: Entry) -> None:
         """Keep `entry`, and drop the oldest ones where there are too many."""
         self._entries.append(entry)
@@ -124,6 +152,7 @@ class Records:
 
     def end(self, entry: Entry) -> None:
         """Take note that nothing more happens to `entry`."""
+        entry.ended = time.time()
         # What was parsed takes many times the memory of the text, and can be parsed again.
         entry.question.forget()
         self._grow(entry, len(entry.answer))

@@ -32,6 +32,12 @@ BUSY = f"""
     """
 
 
+def await_free(*ports: int) -> None:
+    """Wait until ports are free: after their server's end, the system may lend them to others."""
+    for port in ports:
+        await_(partial(is_free, port), f"the end of what uses port {port}")
+
+
 def ended(process: subprocess.Popen[bytes]) -> int:
     """Wait for the end of a run; nobody who waits for its output may wait any longer."""
     return process.wait(WATCHDOG)
@@ -153,7 +159,7 @@ def test_when_a_test_ends_the_run(suite: Suite, statement: str, arguments: Seque
     ended(suite.begin(*arguments))
     (pid,) = suite.starts
     await_gone(pid)
-    assert is_free(int((suite.path / "port").read_text()))
+    await_free(int((suite.path / "port").read_text()))
 
 
 def test_a_forked_child_that_lives_on_does_not_keep_the_server(suite: Suite) -> None:
@@ -193,7 +199,7 @@ def test_killed_workers_take_their_servers_along(suite: Suite) -> None:
     interrupt_group(process.pid)
     assert ended(process) != 0
     suite.await_nothing_left()
-    assert all(is_free(port) for port in ports.values())
+    await_free(*ports.values())
 
 
 @pytest.mark.parametrize("end", [ENDS[0], ENDS[-1]])
@@ -207,7 +213,7 @@ def test_an_xdist_controller_takes_all_servers_along(
     assert ended(process) != 0
     assert len(suite.starts) == 2
     suite.await_nothing_left()
-    assert all(is_free(port) for port in ports)
+    await_free(*ports)
 
 
 def test_after_ctrl_c_a_hurried_run_leaves_no_temporary_log(suite: Suite) -> None:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import psutil
 import pytest
 
-from pytest_mlc_server.reporting.summary import Summary
 from tests.conftest import await_
 from tests.plugin.test_health_runs import TOOLS, summary
 from tests.support_plugin import Suite, free_ports, is_free
@@ -301,17 +299,6 @@ def test_the_budget_of_restarts_is_the_runs(suite: Suite) -> None:
     assert result.ret == 1
     assert len(suite.starts) == 2
     result.stdout.fnmatch_lines(["*it is not started again (--mlc-restarts 1)*"])
-
-
-@pytest.mark.parametrize("order", [1, -1])
-def test_a_worker_that_ended_before_a_restart_adds_no_line(order: int) -> None:
-    server = "mlc 'm', device auto, http://127.0.0.1:1, ready after"
-    lines = [f"{server} 0.20 s", f"{server} 0.30 s, restarts: 1"]
-    lines_at_the_end = Summary(cast("Any", None))
-    for line in ["gw0: an incident", *lines[::order], "gw1: an incident", "gw1: an incident"]:
-        node = SimpleNamespace(workeroutput={"mlc_servers": [line]})
-        lines_at_the_end.pytest_testnodedown(node)
-    assert lines_at_the_end._lines == ["gw0: an incident", lines[1], "gw1: an incident"]
 
 
 def test_a_log_slice_says_that_lines_may_be_another_tests(suite: Suite) -> None:

@@ -91,3 +91,36 @@ CALLS = [{"id": "call_1", "type": "function", "function": {"name": "f", "argumen
 def test_the_text_of_an_answer(content_type: str, body: object, text: str | None) -> None:
     sent = body if isinstance(body, str) else json.dumps(body)
     assert reply_text(content_type, sent.encode()) == text
+
+
+def test_the_newest_of_a_time_are_listed_in_short() -> None:
+    kept = Records()
+    for number in range(5):
+        item = entry(number)
+        item.came = 100.0 + number
+        kept.add(item)
+    assert [item.id for item in kept.since(102.0, 10)] == [2, 3, 4]
+    assert [item.id for item in kept.since(0.0, 2)] == [3, 4]
+    assert kept.since(105.0, 10) == []
+
+
+@pytest.mark.parametrize("kind", [b"text/event-stream; charset=utf-8", b"application/json"])
+def test_a_line_says_how_long_it_took(kind: bytes) -> None:
+    kept = Records()
+    item = entry(1)
+    kept.add(item)
+    line = item.as_line()
+    assert (line["status"], line["seconds"], line["ttft_s"]) == (None, None, None)
+    headers = [(b"content-type", kind)]
+    item.answered({"type": "http.response.start", "status": 200, "headers": headers})
+    item.answered({"type": "http.response.body", "body": b"", "more_body": True})
+    assert item.began is None
+    item.answered({"type": "http.response.body", "body": b"data: 1", "more_body": True})
+    item.answered({"type": "http.response.body", "body": b"data: 2"})
+    kept.end(item)
+    line = item.as_line()
+    assert (line["method"], line["path"], line["status"]) == ("POST", "/v1/completions", 200)
+    assert line["start"] == item.came
+    assert line["seconds"] >= 0
+    assert (line["ttft_s"] is not None) == (b"stream" in kind)
+    assert line["finished"]

@@ -50,6 +50,9 @@ def note(file, text):
 #: ever), "busy" or "busy-by-log" (silent, and working).
 ENGINE = {"state": "", "steps": 0}
 
+#: An event for each POST: what a trace has.
+TRACE = []
+
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
@@ -119,6 +122,12 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == "/debug/reset_engine":
             self.reply(int(ORDERS.get("reset-status", 200)), None)
             return
+        if self.path.startswith("/debug/dump_event_trace"):
+            status = int(ORDERS.get("trace-status", 200 if "--enable-tracing" in ARGS else 400))
+            self.reply(status, TRACE if status == 200 else {"detail": "no trace"})
+            return
+        TRACE.append({"name": "receive request (0)", "ph": "i", "ts": time.time_ns() // 1000})
+        TRACE[-1] |= {"pid": 1, "tid": f"cmpl-{len(TRACE)}"}
         if not self.allowed():
             return
         if prompt.startswith(("wedge", "busy")):
