@@ -56,6 +56,12 @@ def remedy(text: str) -> str | None:
     return None
 
 
+def no_device(error: StartError) -> bool:
+    """Tell whether a server did not start because its device is not there."""
+    text = error.text  # whatever has been shown of it already
+    return isinstance(error, EngineUnavailableError) and bool(engines.NO_DEVICE.search(text))
+
+
 def failed_start(
     config: ServerConfig,
     plan: engines.LaunchPlan,
@@ -80,6 +86,8 @@ def failed_start(
     lines = [headline, *evidence]
     lines += [f"what to do: {advice}"] if advice and not missing else [advice] if advice else []
     lines += [f"phase: {phases}"] if phases else []
+    if config.launch != "plain" and config.engine in ("mlc", "mock"):
+        lines.append(f"launch: {config.launch} (--mlc-launch plain executes the command below)")
     lines += [f"command: {plan.command}", f"directory: {plan.cwd}", f"log: {log}"]
     lines.append(f"--- end of the log ---\n{end}" if end else "the log is empty")
     kind = EngineUnavailableError if missing else StartError

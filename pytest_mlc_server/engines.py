@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import sys
 from collections.abc import Mapping
@@ -26,8 +27,9 @@ SIM_MODEL = "sim-model"
 #: The library name that makes the real server echo its prompt, without weights and GPU.
 MOCK_LIBRARY = "mock://echo"
 
-#: The file that runs a module with an API key that stands on no command line.
-KEYED = os.path.join(os.path.dirname(os.path.abspath(__file__)), "keyed.py")
+#: The file that runs a module where `python -m` does not do: with an API key that stands on no
+#: command line, or launched in another way. Its first argument says how.
+ENTRY = os.path.join(os.path.dirname(os.path.abspath(__file__)), "launcher", "entry.py")
 
 #: Environment variable that gives the simulator the token of its control endpoints. Not on the
 #: command line: every user of the machine can read those.
@@ -90,10 +92,11 @@ class LaunchPlan:
 
     @property
     def command(self) -> str:
-        """The command line for people, without secrets."""
+        """The command line for people, without secrets: that of a plain launch, for all."""
         shown = list(self.argv)
-        if shown[1] == KEYED:
-            shown[1] = "-m"
+        if shown[1] == ENTRY:
+            shown[1:3] = ["-m"]
+        if self.secret:
             shown.append("--api-key=***")
         return shlex.join(masked_args(shown))
 
@@ -121,6 +124,7 @@ def plan(
     extra_env: Mapping[str, str] | None = None,
     mark: str,
     sim_token: str = "",
+    device: str = "",
 ) -> LaunchPlan:
     """Work out how to launch a server.
 
@@ -134,12 +138,18 @@ def plan(
         Id of the server's process tree.
     sim_token
         What the simulator's control endpoints ask for; empty for a simulator without them.
+    device
+        What the device ``auto`` means here; empty leaves it to the server.
     """
+    if device:
+        config = config.replace(device=device, origins=config.origins)
     model = model_name(config)
     if model is None:
         raise ConfigError(NOT_CONFIGURED)
     port = 0 if config.port == "auto" else int(config.port)
-    env = _environment(config, extra_env or {}, mark, sim_token)
+    env = {**environment(config, extra_env or {}), MARK: mark}
+    if config.engine == "sim" and sim_token:
+        env[SIM_TOKEN] = sim_token
     cwd = os.path.abspath(config.cwd or os.getcwd())
     return LaunchPlan(
         argv=(*_program(config), "serve", model, *_flags(config, port), *_script(config)),
@@ -158,14 +168,18 @@ def plan(
 def _program(config: ServerConfig) -> tuple[str, ...]:
     if config.engine == "sim":
         # The simulator is part of this package, which need not be installed in `python`.
-        return sys.executable, _runner(config), "pytest_mlc_server", "sim"
-    return config.python or sys.executable, _runner(config), "mlc_llm"
+        return sys.executable, *_runner(config, "plain"), "pytest_mlc_server", "sim"
+    # The direct launch is what is left where there is no warm parent.
+    launch = "plain" if config.launch == "plain" else "direct"
+    return config.python or sys.executable, *_runner(config, launch), "mlc_llm"
 
 
-def _runner(config: ServerConfig) -> str:
+def _runner(config: ServerConfig, launch: str) -> tuple[str, ...]:
     # With a key, a file of ours runs the module: the key comes to it over a descriptor, because
     # every user of the machine can read a command line.
-    return KEYED if config.api_key else "-m"
+    if config.api_key:
+        return ENTRY, f"{launch}+key"
+    return ("-m",) if launch == "plain" else (ENTRY, launch)
 
 
 def _flags(config: ServerConfig, port: int) -> list[str]:
@@ -209,14 +223,20 @@ def format_overrides(overrides: Mapping[str, OverrideValue]) -> str:
     return ";".join(f"{key}={value}" for key, value in overrides.items())
 
 
-def _environment(
-    config: ServerConfig, extra: Mapping[str, str], mark: str, sim_token: str
-) -> dict[str, str]:
+def environment(config: ServerConfig, extra: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of a configuration's server, but for what only it itself is given.
+
+    Parameters
+    ----------
+    config
+        The configuration.
+    extra
+        Variables that go before those of the configuration.
+    """
     # Unbuffered: the log of a server that is killed must hold what it said until then.
-    env = {**os.environ, "PYTHONUNBUFFERED": "1", **config.env, **extra, MARK: mark}
+    env = {**os.environ, "PYTHONUNBUFFERED": "1", **config.env, **extra}
     env.pop(SIM_TOKEN, None)  # one from outside would open a control that nobody here knows of
-    if config.engine == "sim" and sim_token:
-        env[SIM_TOKEN] = sim_token
+    env.pop(MARK, None)
     return env
 
 
@@ -232,6 +252,11 @@ def _only_embeds(config: ServerConfig, model: str) -> bool:
 
 
 # --- what a failed start means -------------------------------------------------------------------
+
+
+#: What upstream says of a device that is not there, and which one it is. From the beginning of a
+#: line: a traceback shows the source of it as well.
+NO_DEVICE = re.compile(r"(?m)^\w+: Device is not found on your local environment: (\S+)")
 
 
 def unavailable(config: ServerConfig, returncode: int | None, log: str) -> str | None:
@@ -263,9 +288,10 @@ def unavailable(config: ServerConfig, returncode: int | None, log: str) -> str |
             "(https://llm.mlc.ai/docs/install/mlc_llm.html), point --mlc-python at an "
             "interpreter that has it, or use the simulator: --mlc-engine sim"
         )
-    if "Device is not found on your local environment" in log:
+    if missing := NO_DEVICE.search(log):
+        device = missing[1] if config.device == "auto" else config.device
         return (
-            f"device {config.device!r} is not on this machine, or its driver is not\n"
+            f"device {device!r} is not on this machine, or its driver is not\n"
             "Choose another one with --mlc-device (auto finds what is there), or use the "
             "simulator: --mlc-engine sim"
         )

@@ -29,6 +29,7 @@ NOT_SHAPING = (
     "startup_limit",
     "stop_timeout",
     "ready",
+    "launch",
     "log_dir",
     "log_live",
 )
@@ -81,7 +82,7 @@ def shape(config: ServerConfig) -> dict[str, Any]:
     return {
         **_asked(config),
         "files": sorted(_files(config)),
-        "interpreter": _stamp(os.path.realpath(python)) if python else None,
+        "interpreter": stamp(os.path.realpath(python)) if python else None,
         "installed": sorted(_installed(config, python)),
     }
 
@@ -128,15 +129,16 @@ def _files(config: ServerConfig) -> Iterator[Any]:
 def _tree(path: str) -> Iterator[Any]:
     """Describe a file, or all files of a directory; a model's is flat."""
     if not os.path.isdir(path):
-        yield _stamp(path)
+        yield stamp(path)
         return
     with os.scandir(path) as entries:
         for entry in entries:
             if entry.is_file():
-                yield _stamp(entry.path)
+                yield stamp(entry.path)
 
 
-def _stamp(path: str) -> Any:
+def stamp(path: str) -> Any:
+    """Return what changes when a file does."""
     try:
         found = os.stat(path)
     except OSError:
@@ -178,13 +180,13 @@ def _package(path: str) -> Iterator[Any]:
     Not the time of a directory: the first import makes another one in it.
     """
     if not os.path.isdir(path):
-        yield _stamp(path)
+        yield stamp(path)
         return
     yield [path]
     for name in _names(path):
         library = name.endswith((".so", ".dylib", ".dll"))
         if library or name in ("RECORD", "METADATA", "__init__.py", "libinfo.py", "version.py"):
-            yield _stamp(os.path.join(path, name))
+            yield stamp(os.path.join(path, name))
 
 
 def _names(directory: str) -> list[str]:

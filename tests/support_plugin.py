@@ -57,9 +57,10 @@ class Suite:
         return [f"{name}={value}" for name, value in environment.items()]
 
     def left(self) -> list[Path]:
-        """Return what the runs left; the user's own directory for locks stays, empty."""
+        """Return what the runs left; the user's own directory stays, with what `auto` means."""
         own = self.temporary / f"pytest-mlc-server-{os.getuid()}"
-        return [path for path in self.temporary.rglob("*") if path != own]
+        kept = (own, own / "devices")
+        return [p for p in self.temporary.rglob("*") if p not in kept and p.parent != kept[1]]
 
     @property
     def starts(self) -> list[int]:

@@ -107,12 +107,13 @@ def shared(suite: Suite) -> Iterator[Suite]:
 
 
 def left(suite: Suite) -> list[str]:
-    """What the runs have left in their ``TMPDIR``, without the logs of failures."""
+    """What the runs have left in their ``TMPDIR``, but logs of failures and what `auto` means."""
     found = []
     for directory, subdirectories, files in os.walk(suite.temporary):
         found += [name for name in subdirectories if name.startswith("run-")]
         found += [os.path.join(directory, name) for name in files]
-    return sorted(name for name in found if not re.search(r"\.log$|/port-\d+\.lock$", name))
+    kept = re.compile(r"\.log$|/port-\d+\.lock$|/devices/[^/]+$")
+    return sorted(name for name in found if not kept.search(name))
 
 
 @pytest.fixture(autouse=True)

@@ -195,6 +195,7 @@ OURS = {
     "enable_debug",
     "env",
     "python",
+    "launch",
     "sim_script",
     "cwd",
     "ready",

@@ -49,6 +49,7 @@ NOT_SHAPING: dict[str, Any] = {
     "startup_limit": 7.0,
     "stop_timeout": 7.0,
     "ready": "http",
+    "launch": "direct",
     "log_dir": "logs",
     "log_live": True,
     "origins": {"model": "elsewhere"},

@@ -118,7 +118,7 @@ def test_a_module_cannot_tell_how_it_was_run(tmp_path: Path, flags: list[str]) -
     (package / "__main__.py").write_text(REPORT)
     (tmp_path / "key").write_text(KEY)
     told = []
-    for how, more in ((["-m"], [f"--api-key={KEY}"]), ([engines.KEYED], [])):
+    for how, more in ((["-m"], [f"--api-key={KEY}"]), ([engines.ENTRY, "plain+key"], [])):
         command = [sys.executable, *flags, *how, "package", "serve", "--port", "0", *more]
         done = subprocess.run(
             ["sh", "-c", 'exec "$@" 3<key', "sh", *command],

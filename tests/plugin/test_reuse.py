@@ -53,9 +53,10 @@ def lasting(suite: Suite) -> Iterator[Suite]:
 
 
 def files(suite: Suite) -> list[Path]:
-    """Everything below the runs' ``TMPDIR`` but logs and locks."""
+    """Everything below the runs' ``TMPDIR`` but logs, locks, and what the device `auto` means."""
     found = [Path(top, name) for top, _, names in os.walk(suite.temporary) for name in names]
-    return sorted(path for path in found if path.suffix not in (".log", ".lock"))
+    left = (path for path in found if path.parent.name != "devices")
+    return sorted(path for path in left if path.suffix not in (".log", ".lock"))
 
 
 def pid_of(suite: Suite, worker: str = "main") -> int:
