@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import pytest
 
 from tests.support_plugin import Suite
@@ -23,29 +25,31 @@ ALL_FIXTURES = """
 
 
 @pytest.fixture
-def all_plugins(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the inner run load what is installed, as a user's does."""
+def all_plugins(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Have the inner run load what is installed, as a user's does; return what it then needs."""
     monkeypatch.delenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD")
+    if importlib.util.find_spec("pytest_asyncio") is None:
+        return []
+    # Some versions warn where it is not set, before any test.
+    return ["-o", "asyncio_default_fixture_loop_scope=function"]
 
 
-@pytest.mark.usefixtures("all_plugins")
 def test_with_all_installed_plugins_and_warnings_as_errors(
-    suite: Suite, monkeypatch: pytest.MonkeyPatch
+    suite: Suite, monkeypatch: pytest.MonkeyPatch, all_plugins: list[str]
 ) -> None:
     monkeypatch.setenv("PYTHONDEVMODE", "1")
     monkeypatch.setenv("PYTHONWARNINGS", "error::ResourceWarning")
     suite.tests(ALL_FIXTURES)
-    process = suite.begin("-W", "error", "-vv", "--setup-show")
+    process = suite.begin("-W", "error", "-vv", "--setup-show", *all_plugins)
     assert process.wait() == 0, suite.output
     assert "3 passed, 1 skipped" in suite.output
     assert "Warning" not in suite.output
 
 
-@pytest.mark.usefixtures("all_plugins")
-def test_in_any_order(suite: Suite) -> None:
+def test_in_any_order(suite: Suite, all_plugins: list[str]) -> None:
     pytest.importorskip("pytest_randomly")
     suite.tests(ALL_FIXTURES)
-    process = suite.begin("-p", "randomly", "--randomly-seed=2")
+    process = suite.begin("-p", "randomly", "--randomly-seed=2", *all_plugins)
     assert process.wait() == 0, suite.output
     assert len(suite.starts) == 3
 
