@@ -100,6 +100,10 @@ class ServerConfig:
         Further environment variables of the server.
     python
         Interpreter that has ``mlc_llm``. Default: the running one.
+    launch
+        ``plain`` (``python -m mlc_llm``), ``direct`` (upstream's device check in the same process)
+        or ``warm`` (forked from a process that has imported ``mlc_llm``; Linux). The same server
+        in all three; without meaning for the engines `sim` and `external`.
     sim_script
         TOML file with the simulator's rules, latency and faults; for the engine `sim` alone.
     cwd
@@ -148,6 +152,7 @@ class ServerConfig:
     args: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
     python: str | None = None
+    launch: str = "plain"
     sim_script: str | None = None
     cwd: str | None = None
     ready: str = "generate"

@@ -6,7 +6,9 @@ no tests start nothing.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -41,6 +43,21 @@ def runs_tests(config: pytest.Config) -> bool:
 def before_collection(session: Session, pool: ServerPool) -> None:
     """Begin to start the server that the settings describe, whatever is collected."""
     pool.begin(session.config)
+
+
+def before_workers(session: Session) -> None:
+    """Have the workers' warm parent import while they are on their way, in their controller."""
+    config, parents = session.config, session.parents
+    if parents is None:
+        return
+    from pytest_mlc_server import engines, warm
+    from pytest_mlc_server.errors import MLCServerError
+
+    # Whoever starts a server says what is wrong.
+    with contextlib.suppress(MLCServerError):
+        # Workers with GPUs of their own have warm parents of their own, too.
+        if warm.wanted(config) and session.devices.assign(config) == config:
+            parents.place(engines.plan(config, mark=""), config)
 
 
 def after_collection(
@@ -125,6 +142,8 @@ def _skips(item: pytest.Item, engine: str | None) -> bool:
     if marker is not None and engine not in marker.args:
         return True
     if "mlc_sim" in getattr(item, "fixturenames", ()) and engine != "sim":
+        return True
+    if "_mlc_openai" in getattr(item, "fixturenames", ()) and find_spec("openai") is None:
         return True
     if any(mark.kwargs.get("run") is False for mark in item.iter_markers("xfail")):
         return True

@@ -17,6 +17,7 @@ from pytest_mlc_server import engines, logs, preflight, slots, values
 from pytest_mlc_server.config import ServerConfig
 from pytest_mlc_server.errors import ConfigError
 from pytest_mlc_server.leases import GuardianLostError, Lease
+from pytest_mlc_server.life import Life
 from pytest_mlc_server.process import describe_exit
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ class Handle:
         self._slot: int | None = None
         self.reused: Mapping[str, Any] | None = None
         """Of a server that had waited for its next user: when it started, how long it was idle."""
+        self.life = Life()
+        """Its starts, its memory, its end."""
         self.troubles: list[str] = []
         """Each time that the server died or wedged, with the evidence."""
         self.model = engines.model_name(config) or ""
@@ -197,12 +200,14 @@ class Handle:
 
     def _take(self, message: Mapping[str, Any]) -> None:
         event = message["event"]
+        self.life.take(message)
         if event == "spawned":
             self.pid = message["pid"]
             self._state = "starting"
         elif event == "ready":
             self._set_address(message["address"], message["port"])
             self._open_own_door()
+            self.life.reached_at(self.base_url)
             self.pid = message["pid"]
             self.startup_seconds = message["seconds"]
             self.startup_phases = message["phases"]
@@ -237,6 +242,8 @@ class Handle:
 
     def _end(self) -> None:
         self._leave_slot()
+        if self.share is None or not self.share.linger:
+            self.life.end()
         self.pid = None
         self._port = self.config.port
         if self._state != "exited":

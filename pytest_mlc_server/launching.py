@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from pytest_mlc_server import diagnosis, engines, logs, preflight, slots
 from pytest_mlc_server.config import ServerConfig
 from pytest_mlc_server.errors import StartError
-from pytest_mlc_server.handle import Handle
 from pytest_mlc_server.leases import GuardianLostError, Lease
+from pytest_mlc_server.warming import Warming
 
 if TYPE_CHECKING:
     from pytest_mlc_server.sharing import Door, Share
@@ -25,7 +25,7 @@ GUARDIAN_GRACE = 15.0
 REUSE_DEADLINE = 15.0
 
 
-class Launching(Handle):
+class Launching(Warming):
     """A handle that can have its server started."""
 
     def _open(self, log: str | None = None, config: ServerConfig | None = None) -> Lease:
@@ -37,6 +37,7 @@ class Launching(Handle):
             extra_env=self._extra_env,
             mark=os.urandom(16).hex(),
             sim_token=self._sim_token,
+            device=self._find_device(config),
         )
         self._welcome = self.reused = None
         self._leave_slot()
@@ -49,6 +50,7 @@ class Launching(Handle):
             with slots.held(self.slots, secrets.token_hex(8)) as held:
                 lease = self._order(log or self._new_log(), config, held=held)
         self._begin()
+        self.life.begin(lease.mark)
         self._port = config.port
         return lease
 
@@ -69,7 +71,11 @@ class Launching(Handle):
         **more: Any,
     ) -> Lease:
         plan = self._plan
+        self._note_device(log)
+        parent = self._parent(plan, config, log)
         order = {**plan.order(config), **more}
+        if parent is not None:
+            order["parent"] = parent.order()
         return Lease(
             plan.argv,
             plan.env,
@@ -81,6 +87,7 @@ class Launching(Handle):
             builds=plan.builds.files,
             door=None if door is None else door.listener,
             held=held,
+            parent="" if parent is None else parent.socket,
         )
 
     def _open_shared(self, share: Share, config: ServerConfig) -> Lease | None:
@@ -169,11 +176,15 @@ class Launching(Handle):
                 self._again(lease, log, self._port_again(welcome), 0.0, state)
             else:
                 self._await_ready(lease, self._plan, log)
-        except BaseException:
+        except BaseException as error:
             # Ctrl-C included: a holder that gives up waiting gives up the server.
             self._drop(lease)
-            raise
-        self._lease = lease
+            if not self._device_is_gone(error):
+                raise
+            self._launch(log, self.config)
+            return
+        self._lease, self._distrusts = lease, False
+        self._let_parents_go()
 
     def _examine(self, lease: Lease) -> str | None:
         """Examine a server that had waited as one that has just been started.
@@ -217,12 +228,16 @@ class Launching(Handle):
         order = {"op": "restart", "port": port, "timeout": timeout, "reason": reason[:200]}
         if lease.shared:
             order["generation"] = self._generation  # whoever asks first has it started for all
+        parent = self._parent(self._plan, self.config, log)
+        if parent is not None:
+            order["parent"] = {**parent.order(), "socket": parent.socket}
         lease.send(**order)
         try:
             self._await_ready(lease, self._plan, log, timeout)
         except BaseException:
             self._drop(lease)
             raise
+        self._let_parents_go()
 
     def _drop(self, lease: Lease) -> None:
         """End a lease whose server did not become ready."""

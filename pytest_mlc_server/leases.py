@@ -71,6 +71,10 @@ class Lease:
         A socket that listens, where others may ask the guardian for a lease; None for nobody else.
     held
         Descriptor of a lock that the guardian keeps until nothing of the server is left.
+    parent
+        Socket of a warm parent that forks the server; empty for none.
+    forks
+        A socket that listens, for the requests that a warm parent is to have; None for a server.
 
     Attributes
     ----------
@@ -91,17 +95,23 @@ class Lease:
         builds: str = "",
         door: socket.socket | None = None,
         held: int | None = None,
+        parent: str = "",
+        forks: socket.socket | None = None,
     ) -> None:
         self._init(order["mark"], log, shared=door is not None)
         pairs = (f"{name}={value}" for name, value in env.items())
-        fields = [str(len(argv)), *argv, cwd, log, secret, lock, builds, *pairs]
+        fields = [str(len(argv)), *argv, cwd, log, secret, lock, builds, parent, *pairs]
         if any("\0" in field for field in fields):
             raise ConfigError("a command line, a directory or an environment cannot hold a NUL")
         record = b"\0".join(os.fsencode(field) for field in fields)
         self._socket, theirs = socket.socketpair()
         with theirs:
             self._guardian: subprocess.Popen[bytes] | None = _start_guardian(
-                theirs, log, () if door is None else (door,), () if held is None else (held,)
+                theirs,
+                log,
+                () if door is None else (door,),
+                () if held is None else (held,),
+                () if forks is None else (forks,),
             )
         try:
             self._socket.sendall(len(record).to_bytes(4, "big") + record)
@@ -365,6 +375,7 @@ def _start_guardian(
     log: str,
     doors: Sequence[socket.socket] = (),
     held: Sequence[int] = (),
+    forks: Sequence[socket.socket] = (),
 ) -> subprocess.Popen[bytes]:
     psutil = importlib.util.find_spec("psutil")
     psutil_home = os.path.dirname(os.path.dirname((psutil and psutil.origin) or ""))
@@ -379,6 +390,7 @@ def _start_guardian(
                 *(sys.executable, "-I", "-S", entry, descriptors[0], psutil_home),
                 *descriptors[1:],
                 *(f"held={descriptor}" for descriptor in held),
+                *(f"forks={end.fileno()}" for end in forks),
             ],
             stdin=subprocess.DEVNULL,
             # Never pytest's own: whoever waits for the end of pytest's output would wait for the
@@ -386,7 +398,7 @@ def _start_guardian(
             stdout=words,
             stderr=words,
             cwd="/",
-            pass_fds=[*(int(descriptor) for descriptor in descriptors), *held],
+            pass_fds=[*map(int, descriptors), *held, *(end.fileno() for end in forks)],
             start_new_session=True,
         )
     finally:

@@ -1,4 +1,4 @@
-"""``ps``, ``stop`` and ``logs``: the servers that several processes or runs share."""
+"""``ps``, ``stop`` and ``logs``: servers that several processes or runs share; warm parents."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from pytest_mlc_server import logs, sharing
+from pytest_mlc_server import logs, sharing, warm
 from pytest_mlc_server.errors import MLCServerError
 from pytest_mlc_server.sharing import Found
 
@@ -77,12 +77,15 @@ def _facts(server: Found) -> dict[str, Any]:
     named = ("engine", "model", "device", "scope")
     return {
         "id": server.id,
+        "kind": server.facts.get("kind", "server"),
         **{name: server.facts.get(name) for name in named},
         **{name: status.get(name) for name in ("state", "pid", "idle", "linger", "log")},
         "users": status.get("leases"),
         "started_at": status.get("started_at"),
         "url": _url(ready),
         "restarts": status.get("generation"),
+        "python": server.facts.get("python"),
+        "servers": status.get("servers", 0),
     }
 
 
@@ -90,13 +93,19 @@ def _row(server: Found) -> tuple[str, ...]:
     facts = _facts(server)
     started = time.strftime("%Y-%m-%d %H:%M", time.localtime(float(facts["started_at"] or 0)))
     idle = "-" if facts["idle"] is None else f"{facts['idle']:.0f} s"
-    cells = (server.id, facts["state"], facts["users"], idle, f"{facts['linger']:g} s")
-    more = (facts["engine"], facts["model"], facts["url"] or "-", started, facts["pid"])
+    users, engine, model = facts["users"], facts["engine"], facts["model"]
+    if facts["kind"] == warm.KIND:
+        # The keepers of its servers hold it, too.
+        users, engine = users - facts["servers"], "-"
+        plural = "" if facts["servers"] == 1 else "s"
+        model = f"{warm.KIND} of {facts['python']}, {facts['servers']} server{plural}"
+    cells = (server.id, facts["state"], users, idle, f"{facts['linger']:g} s")
+    more = (engine, model, facts["url"] or "-", started, facts["pid"])
     return tuple(str(cell) for cell in (*cells, *more))
 
 
 def _url(ready: Any) -> str:
-    if not ready:
+    if not ready or not ready["port"]:
         return ""
     host = f"[{ready['address']}]" if ":" in ready["address"] else ready["address"]
     return f"http://{host}:{ready['port']}"

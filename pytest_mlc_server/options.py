@@ -273,6 +273,15 @@ SETTINGS: tuple[Setting, ...] = (
         metavar="PYTHON",
     ),
     Setting(
+        "launch",
+        "choice",
+        "plain",
+        "how mlc_llm is launched: python -m mlc_llm; direct (its device check in the same "
+        "process); warm (direct, forked from a process that has imported it)",
+        field="launch",
+        choices=("plain", "direct", "warm"),
+    ),
+    Setting(
         "sim-script",
         "path",
         None,
@@ -347,6 +356,14 @@ SETTINGS: tuple[Setting, ...] = (
         "seconds",
         0.0,
         "how long a server stays after its last user, for the next run to attach to, in seconds",
+        metavar="SECONDS",
+    ),
+    Setting(
+        "warm",
+        "seconds",
+        0.0,
+        "how long the warm parent (launch warm) stays after its last user, for the next run's "
+        "servers to be forked from, in seconds; some 400 MiB of memory, no model and no GPU",
         metavar="SECONDS",
     ),
     Setting(

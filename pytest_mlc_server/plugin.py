@@ -16,6 +16,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import openai
+    import requests
+
+    from pytest_mlc_server.accounts import MLCUsage
     from pytest_mlc_server.config import ServerConfig
     from pytest_mlc_server.factory import ServerFactory
     from pytest_mlc_server.server import PopenServer
@@ -29,6 +33,11 @@ MARKER = (
     "on others it is skipped"
 )
 
+BUDGET_MARKER = (
+    "mlc_budget(tokens=None, seconds=None, ttft=None): fail this test if it costs more tokens at "
+    "its servers, takes longer, or waits longer for a first token"
+)
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Register the settings."""
@@ -38,6 +47,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Read the settings; a wrong one ends the run here, as any wrong option of pytest."""
     config.addinivalue_line("markers", MARKER)
+    config.addinivalue_line("markers", BUDGET_MARKER)
     if config.option.help or config.option.version:
         return
     given = _given(config)
@@ -119,6 +129,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         from pytest_mlc_server import matrix
 
         matrix.group(chosen, _session(config), stay=getattr(config.option, "loadgroup", False))
+    limited = [item for item in items if item.get_closest_marker("mlc_budget") is not None]
+    if limited:
+        from pytest_mlc_server.reporting import budgets
+
+        budgets.watch(config, _session(config), limited)
     for item in items:
         names = getattr(item, "fixturenames", None)
         if names is not None and "mlc_sim" in names:
@@ -197,6 +212,40 @@ def mlc_environ(mlc_server: PopenServer, monkeypatch: pytest.MonkeyPatch) -> dic
     return environment
 
 
+@pytest.fixture(scope="session")
+def _mlc_openai() -> None:
+    __tracebackhide__ = True
+    from pytest_mlc_server import clients
+
+    clients.require_openai()
+
+
+@pytest.fixture
+def mlc_client(_mlc_openai: None, mlc_server: PopenServer) -> Iterator[openai.OpenAI]:
+    """A client of the server from OpenAI's package: its URL and key, no retries, no proxy."""
+    from pytest_mlc_server import clients
+
+    yield from clients.client(mlc_server)
+
+
+@pytest.fixture
+def mlc_async_client(
+    _mlc_openai: None, mlc_server: PopenServer, request: pytest.FixtureRequest
+) -> Iterator[openai.AsyncOpenAI]:
+    """As `mlc_client`, asynchronous: for pytest-asyncio, anyio, or an event loop of one's own."""
+    from pytest_mlc_server import clients
+
+    yield from clients.async_client(mlc_server, request.node)
+
+
+@pytest.fixture
+def mlc_session(mlc_server: PopenServer) -> Iterator[requests.Session]:
+    """A session of `requests` whose relative URLs are the server's; with its key, without proxy."""
+    from pytest_mlc_server import clients
+
+    yield from clients.session(mlc_server)
+
+
 @pytest.fixture
 def mlc_sim(_mlc_sim_gate: None, mlc_server: PopenServer) -> Iterator[MLCSim]:
     """Script the simulator and see what it was asked, afresh for each test; skips elsewhere."""
@@ -204,6 +253,14 @@ def mlc_sim(_mlc_sim_gate: None, mlc_server: PopenServer) -> Iterator[MLCSim]:
     from pytest_mlc_server import wiring
 
     yield from wiring.scripted(mlc_server)
+
+
+@pytest.fixture
+def mlc_usage(mlc_server: PopenServer, request: pytest.FixtureRequest) -> MLCUsage:  # noqa: ARG001
+    """What the test has cost so far at its servers: requests, tokens, times, errors."""
+    from pytest_mlc_server.reporting import costs
+
+    return costs.live(_session(request.config))
 
 
 @pytest.fixture

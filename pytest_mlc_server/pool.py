@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from pytest_mlc_server.workers import with_port
 if TYPE_CHECKING:
     from pytest_mlc_server.models import Choice
     from pytest_mlc_server.sharing import Share
+    from pytest_mlc_server.warm import Parents
 
 
 def _environ() -> dict[str, str]:
@@ -71,8 +73,20 @@ class ServerPool:
         self._discardable: list[PopenServer] = []
         self.on_again: Callable[[PopenServer], None] = lambda _: None
         """Called with a server before it is lent again."""
+        self.waiting: Callable[[PopenServer], contextlib.AbstractContextManager[object]] = (
+            lambda _: contextlib.nullcontext()
+        )
+        """Returns what surrounds a wait for a server that starts."""
+        self.on_ready: Callable[[PopenServer], None] = lambda _: None
+        """Called with a server that a test is about to get."""
+        self.on_ending: Callable[[PopenServer], None] = lambda _: None
+        """Called with a server that is stopped while a test that used it goes on."""
+        self.on_leaving: Callable[[PopenServer], None] = lambda _: None
+        """Called with a server before it is stopped, or let go of, when no test uses it."""
         self.lent_for: dict[int, tuple[str, Choice | None]] = {}
         """What the servers of `lend` are and were chosen by, while they are lent, by their `id`."""
+        self.parents: Parents | None = None
+        """The warm parents that servers are forked from, and that outlive each of them."""
         self._bound = bound or Bound()
         self._by_key: dict[str, PopenServer] = {}
         self._kept: set[str] = set()
@@ -142,6 +156,7 @@ class ServerPool:
             server = self._idle[key]
             if server.poll() == "ready":
                 self.on_again(server)
+                self.on_ready(server)
                 self._by_key[key] = self._idle.pop(key)
                 self.running.append(server)
                 return server
@@ -162,6 +177,7 @@ class ServerPool:
         return self._by_key[key]
 
     def _leave(self, server: PopenServer) -> None:
+        self.on_leaving(server)
         server.keep_log = server.keep_log or self.keep_logs
         server.terminate()
 
@@ -241,16 +257,19 @@ class ServerPool:
         config = with_port(self._assign(config), self._port_offset)
         share = self._share(config) if shared else None
         server = PopenServer.from_config(config, name=self._name, share=share)
-        server.live_output = self._live_output
+        server.live_output, server.parents = self._live_output, self.parents
         return server
 
     def _started(self, server: PopenServer, *, asked: bool, begun: bool = False) -> PopenServer:
         __tracebackhide__ = True
-        self._bound.start(server, self, asked=asked, begun=begun)
+        with self.waiting(server):
+            self._bound.start(server, self, asked=asked, begun=begun)
         self.running.append(server)
         self._remember(server)
+        server.life.lent_at = time.time()
         if server.log_path is not None:
             self.ready_at[server.log_path] = logs.size(server.log_path)
+        self.on_ready(server)
         return server
 
     def _remember(self, server: PopenServer) -> None:
@@ -273,6 +292,7 @@ class ServerPool:
             server.keep_log = True
             raise
         finally:
+            self.on_ending(server)
             self.running.remove(server)
             # The test that used it may fail yet, and then shows the log.
             kept, server.keep_log = server.keep_log, True
@@ -293,6 +313,8 @@ class ServerPool:
         self.running, self._by_key, self._idle = [], {}, {}
         for server in running:
             server.keep_log = server.keep_log or self.keep_logs
+            if not hurry:
+                self.on_leaving(server)
         for server in [] if self.keep_logs else self._discardable:
             if not server.died:
                 server.discard_log()

@@ -8,12 +8,13 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from pytest_mlc_server.asking import Asking
 from pytest_mlc_server.config import ServerConfig
 from pytest_mlc_server.engine_config import EngineConfig
 from pytest_mlc_server.environment import ServerEnv
 from pytest_mlc_server.errors import StartError
 from pytest_mlc_server.launching import GUARDIAN_GRACE, Launching, port_taken
-from pytest_mlc_server.leases import GuardianLostError
+from pytest_mlc_server.leases import GuardianLostError, Lease
 from pytest_mlc_server.process import describe_exit
 from pytest_mlc_server.values import AdditionalModel, OverrideValue
 
@@ -26,12 +27,16 @@ if TYPE_CHECKING:
 #: How long one generated token may take when a server is examined, in seconds.
 CHECK_DEADLINE = 5.0
 
+#: How long the guardian may take to say how much memory its server holds, in seconds; and in a
+#: process that must end soon. It answers at once, unless it is stopped.
+MEASURED_WITHIN, MEASURED_IN_HURRY = 5.0, 0.5
+
 NOT_ON_WINDOWS = """\
 this package cannot start servers on Windows: its guardian needs POSIX process groups and sockets
 Start the server in WSL or on another machine, and attach to it with --mlc-url."""
 
 
-class PopenServer(Launching):
+class PopenServer(Asking, Launching):
     """An MLC LLM server, owned by a guardian process that ends it when its holder ends.
 
     The constructor is that of upstream's class of the same name
@@ -57,8 +62,8 @@ class PopenServer(Launching):
     host, port
         What the server binds. `port` may be ``"auto"``: the server chooses.
     engine, url, overrides, additional_models, embedding_model, embedding_model_lib, \
-    speculative_mode, prefix_cache_mode, prefill_mode, api_key, args, env, python, sim_script, \
-    cwd, ready, startup_timeout, startup_limit, stop_timeout, log_dir, log_live
+    speculative_mode, prefix_cache_mode, prefill_mode, api_key, args, env, python, launch, \
+    sim_script, cwd, ready, startup_timeout, startup_limit, stop_timeout, log_dir, log_live
         As in `ServerConfig`.
 
     Attributes
@@ -107,6 +112,7 @@ class PopenServer(Launching):
         args: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
         python: str | os.PathLike[str] | None = None,
+        launch: str = "plain",
         sim_script: str | os.PathLike[str] | None = None,
         cwd: str | os.PathLike[str] | None = None,
         ready: str = "generate",
@@ -177,6 +183,7 @@ class PopenServer(Launching):
         api_key: str | None
         args: tuple[str, ...]
         python: str | None
+        launch: str
         sim_script: str | None
         cwd: str | None
         ready: str
@@ -294,6 +301,9 @@ class PopenServer(Launching):
             try:
                 self._again(lease, log, port, timeout, reason)
             except StartError as error:
+                if self._device_is_gone(error):  # its guardian would name it for ever
+                    self._launch(log, self.config.replace(port=port))
+                    return
                 if self.config.port != "auto" or not port_taken(error):
                     raise
                 # Somebody took the port between the old server and the new one.
@@ -320,6 +330,7 @@ class PopenServer(Launching):
                 return
             self._hear(lease)  # a server that died before it was stopped leaves its log
             if lease.shared:
+                self._measure(lease)
                 self._close_own_door()
                 lease.release(keep_log=self.keep_log)
                 self._end()
@@ -331,6 +342,7 @@ class PopenServer(Launching):
             lease.stop(timeout)
             ended = lease.wait(timeout + GUARDIAN_GRACE)
             self.returncode = ended.get("returncode", self.returncode)
+            self.life.take(ended)
             self._end()
             if ended.get("left"):
                 warnings.warn(f"processes {ended['left']} survived SIGKILL", stacklevel=2)
@@ -345,6 +357,8 @@ class PopenServer(Launching):
             lease = self._let_go()
             if lease is None:
                 return
+            if self._state == "ready":
+                self._measure(lease, MEASURED_IN_HURRY)
             discard = None if self.keep_log else self._temporary
             if lease.shared:
                 self._close_own_door()
@@ -384,6 +398,41 @@ class PopenServer(Launching):
         if not lease.mine:  # a fork must not take the messages that are meant for its parent
             return self.pid is not None and _runs(self.pid)
         return self.poll() in ("ready", "wedged")
+
+    @property
+    def peak_memory(self) -> int | None:
+        """The most resident memory of the server's process tree, in bytes.
+
+        Over all its starts; shared pages count in each process that has them. None for an external
+        server, and for one that was not started.
+        """
+        self.memory()
+        return self.life.peak
+
+    def memory(self) -> list[tuple[float, int]]:
+        """Return the resident memory of the server's process tree over time.
+
+        Returns
+        -------
+        list of tuple
+            Seconds since 1970, and bytes; at most some hundred points, from the first start on.
+            Empty for an external server.
+        """
+        with self._lock:
+            if self._lease is not None and self._lease.mine:
+                self._measure(self._lease)
+            return self.life.points
+
+    def _measure(self, lease: Lease, timeout: float = MEASURED_WITHIN) -> None:
+        """Ask the guardian how much memory the server holds, for as long as it can be asked."""
+        lease.send(op="memory")
+        try:
+            while (message := lease.next(timeout)) is not None:
+                self._take(message)
+                if message["event"] == "memory":
+                    return
+        except GuardianLostError:
+            self._lost()
 
     def poll(self) -> str:
         """Return the state of the server from what is known, without asking it anything.

@@ -16,12 +16,14 @@ from pytest_mlc_server.options import SETTINGS, Given, Setting
 from pytest_mlc_server.values import read_session, written
 
 if TYPE_CHECKING:
+    from pytest_mlc_server.accounts import Accounts
     from pytest_mlc_server.bounds import Bound
     from pytest_mlc_server.health import Health
     from pytest_mlc_server.pool import ServerPool
     from pytest_mlc_server.runs import Run
     from pytest_mlc_server.server import PopenServer
     from pytest_mlc_server.sharing import Share
+    from pytest_mlc_server.warm import Parents
 
 
 class Session:
@@ -78,6 +80,7 @@ class Session:
         self.reset: str = own["reset"]
         self.scope: str = own["scope"]
         self.reuse: float = own["reuse"]
+        self.warm: float = own["warm"]
         self.start: str = own["start"]
         self.max_servers: int | None = own["max-servers"]
         self.usage: bool = own["usage"]
@@ -86,6 +89,8 @@ class Session:
         self.output: str = os.path.join(cwd, own["output"])
         """Where files of tests go: an absolute path, whatever directory a test changes to."""
         self.reports: tuple[str, ...] = tuple(os.path.join(cwd, path) for path in own["report"])
+        if self.trace != "off":
+            self._imply_tracing()
         self.run = run
         self._check_scope()
         self.advertise: str | None = own["advertise"]
@@ -107,19 +112,48 @@ class Session:
         """Whether pytest-xdist workers execute the tests, and this process is their controller."""
         self.hurry = False
         """Whether pytest must end soon: its servers' end is left to their guardians."""
+        self.accounts: Accounts | None = None
+        """What tests cost at the servers, once a test asked for one and unless it is off."""
         self.health: Health | None = None
         """What happened to the servers, once a test asked for one."""
         self._pool: ServerPool | None = None
+        self._parents: Parents | None = None
 
     def _own(self, setting: Setting) -> Any:
         one = self.given.get(setting.name)
         return setting.default if one is None else read_session(one)
+
+    def _imply_tracing(self) -> None:
+        from pytest_mlc_server import tracing
+
+        output = self.output if self.worker is None else None
+        problems = tracing.problems(self.given, self.config, output)
+        if problems:
+            raise ConfigError(problems)
+        self.configs = tuple(tracing.traced(config) for config in self.configs)
+        self.config = self.configs[0]
+        self.choices = models.Choices(self.configs)
+
+    def _assigned(self, config: ServerConfig) -> ServerConfig:
+        """Return a configuration with this process's GPUs, and with what the run needs of it."""
+        config = self.devices.assign(config)
+        if self.trace == "off":
+            return config
+        from pytest_mlc_server import tracing
+
+        return tracing.traced(config)
 
     def _check_scope(self) -> None:
         if self.scope == "run" and self.reset != "never":
             raise ConfigError(
                 f"{written(self.given['reset'])} resets the engine under the tests of other "
                 f"workers, which share it: {written(self.given['scope'])}; give one of them"
+            )
+        if self.warm and self.config.launch != "warm":
+            launch = written(given) if (given := self.given.get("launch")) else "launch plain"
+            raise ConfigError(
+                f"{written(self.given['warm'])} keeps the warm parent for the next run, and with "
+                f"{launch} there is none: give --mlc-launch warm as well, or neither"
             )
         if self.config.engine != "external":
             return
@@ -214,12 +248,23 @@ class Session:
                 port_offset=0 if self._one_server else worker_number(self.worker),
                 share=self.share,
                 live_output=live_output,
-                assign=self.devices.assign,
+                assign=self._assigned,
                 elsewhere=self._elsewhere,
                 bound=self._bound(),
             )
+            self._pool.on_leaving = self._count
+            self._pool.parents = self.parents
             self.health = Health(self._pool, self.restarts, self.reset)
         return self._pool, self.health
+
+    @property
+    def parents(self) -> Parents | None:
+        """The warm parents that this process holds; None where the servers are not forked."""
+        if self._parents is None and self.config.launch == "warm":
+            from pytest_mlc_server.warm import Parents
+
+            self._parents = Parents(self.warm)
+        return self._parents
 
     def _bound(self) -> Bound:
         from pytest_mlc_server import sharing
@@ -247,6 +292,19 @@ class Session:
         """Stop all servers, or have them stopped when there is no time to wait."""
         if self._pool is not None:
             self._pool.close(hurry=self.hurry)
+        self.close_parents()
+
+    def close_parents(self) -> None:
+        """Let the warm parents go: without a time to stay they end after their last servers."""
+        if self._parents is not None:
+            self._parents.close()
+
+    def _count(self, server: PopenServer) -> None:
+        """Note what a server of several processes has counted: what tests cost does not add up."""
+        if self.usage and server.share is not None and not server.share.exclusive:
+            from pytest_mlc_server import life
+
+            server.life.counted = life.counted(server)
 
 
 def worker_number(worker: str | None) -> int:

@@ -258,18 +258,24 @@ def open_door(share: Share, *, own_log: bool) -> Door:
         Whether its log gets a directory of its own, which its guardian removes in the end.
     """
     path = os.path.join(share.directory, f"{share.key}.{secrets.token_hex(4)}.door")
-    listener = socket.socket(socket.AF_UNIX)
+    made = listener(path)
+    return Door(made, path, tempfile.mkdtemp(prefix="pytest-mlc-server-") if own_log else "")
+
+
+def listener(path: str) -> socket.socket:
+    """Listen at a path that only this user can connect to."""
+    made = socket.socket(socket.AF_UNIX)
     try:
         with _short(f"{path}.new") as name:
-            listener.bind(name)
+            made.bind(name)
         os.chmod(f"{path}.new", 0o600)
-        listener.listen(128)
+        made.listen(128)
         # Who looks without the lock would take a door that does not listen yet for a dead one.
         os.rename(f"{path}.new", path)
     except BaseException:
-        listener.close()
+        made.close()
         raise
-    return Door(listener, path, tempfile.mkdtemp(prefix="pytest-mlc-server-") if own_log else "")
+    return made
 
 
 def connect(path: str) -> socket.socket:
@@ -368,7 +374,8 @@ def found(directory: str, key: str = "") -> list[Found]:
 def everywhere() -> list[Found]:
     """Return the shared servers of this user, those of runs included."""
     top = runtime.directory()
-    names = sorted(name for name in os.listdir(top) if name == "reuse" or name.startswith("run-"))
+    kept = [name for name in os.listdir(top) if name in ("reuse", "warm")]
+    names = [*(name for name in sorted(os.listdir(top)) if name.startswith("run-")), *sorted(kept)]
     return [server for name in names for server in found(os.path.join(top, name))]
 
 
@@ -451,7 +458,8 @@ def _forget(path: str, error: OSError) -> None:
     if error.errno not in (errno.ECONNREFUSED, errno.ENOENT):
         return
     _await_keeper(path)
-    for name in (path, path.removesuffix(".door") + ".json"):
+    for suffix in (".door", ".json", ".fork"):
+        name = path.removesuffix(".door") + suffix
         with contextlib.suppress(OSError):
             os.unlink(name)
 

@@ -548,6 +548,7 @@ CONVERTERS: dict[str, Any] = {
     "args": _args,
     "env": _env,
     "python": _text,
+    "launch": _choice(BY_NAME["launch"].choices, optional=False),
     "sim_script": _text,
     "cwd": _text,
     "ready": _choice(BY_NAME["ready"].choices, optional=False),

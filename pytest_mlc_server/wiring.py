@@ -11,8 +11,9 @@ import pytest
 from pytest_mlc_server import advertise, early, options, pool, runs, workers
 from pytest_mlc_server.errors import ConfigError, MLCServerError
 from pytest_mlc_server.factory import ServerFactory
-from pytest_mlc_server.reporting import header, requirement, summary, watch
+from pytest_mlc_server.reporting import ci, header, progress, requested, requirement, summary, watch
 from pytest_mlc_server.session import Session
+from pytest_mlc_server.values import written
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -100,12 +101,36 @@ def open_session(config: pytest.Config, given: dict[str, options.Given]) -> Sess
         raise pytest.UsageError(str(error)) from None
     if worker is None and given:
         header.warn_of_ignored_ini(config, given)
-    config.pluginmanager.register(summary.Summary(session), "mlc-server-summary")
+    servers = summary.Summary(session)
+    config.pluginmanager.register(servers, "mlc-server-summary")
+    page = os.environ.get("GITHUB_STEP_SUMMARY")
+    if page and worker is None:
+        from pytest_mlc_server.reporting.step_summary import StepSummary
+
+        config.pluginmanager.register(StepSummary(page, servers), "mlc-server-step-summary")
     if worker is None and given and config.pluginmanager.has_plugin("xdist"):
         config.pluginmanager.register(Controller(session), "mlc-server-controller")
+        config.pluginmanager.register(progress.ControllerProgress(config), "mlc-server-progress")
+    if session.durations and worker is None:
+        from pytest_mlc_server.reporting import durations
+
+        config.pluginmanager.register(durations.Durations(session), "mlc-server-durations")
+    if session.reports and worker is None and not early.only_looks(config):
+        _record(config, session)
     if session.require and worker is None:
         config.pluginmanager.register(requirement.Requirement(session), "mlc-server-requirement")
     return session
+
+
+def _record(config: pytest.Config, session: Session) -> None:
+    from pytest_mlc_server.reporting.report import record, writing
+
+    try:
+        writing.check(session.reports, written(session.given["report"]))
+    except ConfigError as error:
+        raise pytest.UsageError(str(error)) from None
+    servers = config.pluginmanager.getplugin("mlc-server-summary").servers
+    config.pluginmanager.register(record.Recorder(session, servers), "mlc-server-report")
 
 
 class Controller:
@@ -136,6 +161,7 @@ class Controller:
             return
         self._session.run = runs.of_controller(self._begun(config))
         pool, health = self._session.open_pool(_terminal(config, self._session))
+        pool.waiting = progress.shown(config, self._session)
         served = self._session.config
         self._advertised = advertise.Advertised(address, served, pool, health)
 
@@ -160,6 +186,7 @@ class Controller:
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self) -> None:
         """End what the workers shared: they are gone by now."""
+        self._session.close_parents()
         if self._run is None or self._session.scope != "run":
             return
         from pytest_mlc_server import sharing
@@ -234,7 +261,11 @@ def begin_early(config: pytest.Config, session: Session, tests: pytest.Session |
     tests
         pytest's session after collection; None before it.
     """
-    if session.start != ("eager" if tests is None else "collected") or not early.runs_tests(config):
+    if session.start != ("eager" if tests is None else "collected") or early.only_looks(config):
+        return
+    if not early.runs_tests(config):
+        if tests is None:
+            early.before_workers(session)
         return
     # The first test that asks for a server says what is wrong: it is none of the collection's.
     with contextlib.suppress(MLCServerError):
@@ -274,4 +305,27 @@ def _open_pool(config: pytest.Config, session: Session) -> pool.ServerPool:
     if not config.pluginmanager.has_plugin("mlc-server-tests"):
         tests = watch.TestWatch(session, servers, health)
         config.pluginmanager.register(tests, "mlc-server-tests")
+        servers.waiting = progress.shown(config, session)
+        if session.usage:
+            from pytest_mlc_server.reporting import costs
+
+            config.pluginmanager.register(costs.Costs(session, servers), "mlc-server-costs")
+        if session.worker:
+            config.pluginmanager.register(summary.Teller(session), "mlc-server-teller")
+        requests = requested.Requests(session, servers, tests)
+        config.pluginmanager.register(requests, "mlc-server-requests")
+        if session.reports:
+            from pytest_mlc_server.reporting.report.hidden import HiddenSecrets
+
+            config.pluginmanager.register(HiddenSecrets(servers), "mlc-server-hidden")
+        from pytest_mlc_server.reporting import others
+
+        if others.is_wanted(config):
+            config.pluginmanager.register(others.Others(config), "mlc-server-others")
+        if session.trace != "off":
+            from pytest_mlc_server.reporting.traces import Traces
+
+            config.pluginmanager.register(Traces(session, servers, tests), "mlc-server-traces")
+        if ci.service() == "github":
+            config.pluginmanager.register(ci.Harmless(), "mlc-server-harmless")
     return servers

@@ -71,6 +71,7 @@ SAMPLES: Mapping[str, Sample] = {
     ),
     "env": Sample(("A=1", "B=x=y"), {"A": "1", "B": "x=y"}, "C=3", "LONELY", "NAME=VALUE"),
     "python": Sample(("python3.99",), "python3.99", "python2"),
+    "launch": Sample(("direct",), "direct", "warm", "drect", "'direct'"),
     "sim-script": Sample(("a.toml",), "a.toml", "b.toml"),
     "ready": Sample(("http",), "http", "generate", "https", "'http'"),
     "startup-timeout": Sample(("2.5",), 2.5, "3", "-1", "0 or more"),
@@ -81,6 +82,7 @@ SAMPLES: Mapping[str, Sample] = {
     "scope": Sample(("run",), "run", "worker", "runs", "'run'"),
     "advertise": Sample(("gpu-1.lan",), "gpu-1.lan", "10.0.0.1", "http://10.0.0.1", "scheme"),
     "reuse": Sample(("60",), 60.0, "3", "-1", "0 or more"),
+    "warm": Sample(("60",), 60.0, "3", "-1", "0 or more"),
     "start": Sample(("lazy",), "lazy", "eager", "lasy", "'lazy'"),
     "max-servers": Sample(("2",), 2, "3", "0", "1 or more"),
     "restarts": Sample(("0",), 0, "1", "-1", "0 or more"),
@@ -160,6 +162,7 @@ def surroundings(setting: Setting) -> list[str]:
         "unavailable": [ASK],
         "advertise": ["--mlc-scope=run", "--mlc-host=0.0.0.0", "--mlc-api-key=k1"],
         "require": [ASK, "--mlc-unavailable=skip"],
+        "warm": ["--mlc-launch=warm"],
     }.get(setting.name, [])
 
 

@@ -250,6 +250,7 @@ CHANGES: dict[str, Any] = {
     "args": ("x",),
     "env": {"A": "1"},
     "python": "p",
+    "launch": "direct",
     "sim_script": "s.toml",
     "cwd": "/",
     "ready": "http",

@@ -202,7 +202,7 @@ def signals_kept() -> Iterator[None]:
 def test_no_message_is_too_much_for_the_guardian(data: bytes, ordered: bool) -> None:
     ours, theirs = socket.socketpair()
     with log_file() as log, signals_kept(), ours:
-        order = Order(["1", "server", "/", str(log), "", "", ""])
+        order = Order(["1", "server", "/", str(log), "", "", "", ""])
         loop = Loop(theirs.detach(), order, 0, 0.0)
         try:
             first = json.dumps(ORDER).encode() + b"\n" if ordered else b""

@@ -9,4 +9,5 @@ if __name__ == "__main__":
 
     doors = [int(word) for word in sys.argv[3:] if word.isdecimal()]
     held = [int(word[5:]) for word in sys.argv[3:] if word.startswith("held=")]
-    main(int(sys.argv[1]), sys.argv[2], doors, held)
+    forks = [int(word[6:]) for word in sys.argv[3:] if word.startswith("forks=")]
+    main(int(sys.argv[1]), sys.argv[2], doors, held, forks)

@@ -103,6 +103,7 @@ def verify(
     done: Callable[[str], None],
     *,
     reset: bool,
+    root: int = 0,
 ) -> None:
     """Find out, in a thread, whether the server at an address is ours and works.
 
@@ -118,10 +119,13 @@ def verify(
         Called from the thread with what is wrong; empty if nothing is.
     reset
         Whether to reset the engine's state first, the prefix cache included.
+    root
+        The process below which the server's tree is; 0 for this one.
     """
 
     def run() -> None:
-        tree = [os.getpid(), *(child.pid for child in process.descendants(os.getpid()))]
+        above = root or os.getpid()
+        tree = [above, *(child.pid for child in process.descendants(above))]
         if not any(port == address[1] for _, port in process.listening(tree)):
             done(f"nothing of its process tree listens on port {address[1]} any more")
             return

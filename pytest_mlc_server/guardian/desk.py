@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from pytest_mlc_server.guardian.holder import checked, processes, seconds
+from pytest_mlc_server.guardian.holder import checked, place_of, processes, seconds
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 #: What anybody at the door may ask for, and what needs a lease.
 BY_ANYBODY = frozenset({"attach", "status", "end_run", "stop", "stop_idle"})
-BY_HOLDERS = frozenset({"release", "check", "verify", "restart"})
+BY_HOLDERS = frozenset({"release", "check", "verify", "restart", "memory"})
 
 
 class Desk:
@@ -30,6 +30,7 @@ class Desk:
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
+        self._servers: list[Holder] = []
 
     def on_message(self, holder: Holder, message: dict[str, Any]) -> None:
         """Do what a message asks for; whoever sends what is none is sent away."""
@@ -64,15 +65,21 @@ class Desk:
             self._loop.begin_stop()
         holder.send(event="status", **self._status())
 
+    def _on_memory(self, holder: Holder, _: dict[str, Any]) -> None:
+        if self._loop.state == "ready":
+            self._loop.memory.sample(self._loop.pid)
+        holder.send(event="memory", memory=self._loop.memory.told())
+
     def _on_release(self, holder: Holder, message: dict[str, Any]) -> None:
         self._loop.keep_log = self._loop.keep_log or bool(message["keep"])
         holder.lose()
 
     def _on_check(self, holder: Holder, message: dict[str, Any]) -> None:
-        self._loop.begin_check(holder, seconds(message["deadline"]))
+        self._loop.examiner.begin_check(holder, seconds(message["deadline"]))
 
     def _on_verify(self, holder: Holder, message: dict[str, Any]) -> None:
-        self._loop.begin_verify(holder, seconds(message["deadline"]), reset=bool(message["reset"]))
+        deadline, reset = seconds(message["deadline"]), bool(message["reset"])
+        self._loop.examiner.begin_verify(holder, deadline, reset=reset)
 
     def _take_order(self, holder: Holder, message: dict[str, Any]) -> None:
         holders = checked(message)
@@ -110,13 +117,18 @@ class Desk:
         else:
             idle = self._loop.holders.idle_since
             if idle is not None:
-                self._loop.examined, self._loop.waited = False, time.monotonic() - idle
+                examiner = self._loop.examiner
+                examiner.examined, examiner.waited = False, time.monotonic() - idle
             status = self._status()
             # Before the lease: its holder may be one that ended already, and then it is over.
-            self._loop.share["linger"] = linger
+            if linger or not self._loop.told["forks"]:
+                # A warm parent that another run wants to keep is none of this one's to end.
+                self._loop.share["linger"] = linger
             self._keep_for_runs(message)
             guest.send(event="welcome", **status, **self._loop.share.get("grants", {}))
             self._loop.holders.accept(guest, found)
+            if message.get("server"):
+                self._servers.append(guest)
 
     def _status(self) -> dict[str, Any]:
         idle = self._loop.holders.idle_since
@@ -130,8 +142,9 @@ class Desk:
             "started_at": self._loop.started_at,
             "idle": None if idle is None else time.monotonic() - idle,
             "leases": self._loop.holders.leases,
-            "examined": self._loop.examined,
-            "waited": self._loop.waited,
+            "servers": sum(map(self._loop.holders.has, self._servers)),
+            "examined": self._loop.examiner.examined,
+            "waited": self._loop.examiner.waited,
             "unused": time.monotonic() - self._loop.holders.unused_since,
             "linger": self.linger,
             "ready": self._loop.ready,
@@ -141,6 +154,8 @@ class Desk:
     def _on_restart(self, holder: Holder, message: dict[str, Any]) -> None:
         timeout, port = seconds(message["timeout"]), int(message["port"])
         reason, generation = str(message["reason"]), message.get("generation")
+        parent = message.get("parent") or {}
+        place = place_of(parent)
         if self._loop.leaving:
             return
         if generation is not None and int(generation) != self._loop.generation:
@@ -149,8 +164,10 @@ class Desk:
                 holder.send(**self._loop.ready)
             return
         self._loop.generation += 1
+        if place:
+            self._loop.order.parent, self._loop.told["parent"] = str(parent["socket"]), place
         # At once: until the old server has ended, nobody may be told that it is ready.
-        self._loop.state, self._loop.waited = "starting", None
+        self._loop.state, self._loop.examiner.waited = "starting", None
         # Also while what a server that died has left is being ended.
         self._loop.then = lambda: self._loop.respawn(port, reason)
         self._loop.stop_tree(timeout)

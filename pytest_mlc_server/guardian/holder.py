@@ -197,6 +197,8 @@ def checked(order: dict[str, Any]) -> list[tuple[int, str]]:
         "libraries": int(build.get("libraries", 1)),
         "until_ready": bool(build.get("until_ready", False)),
     }
+    order["forks"] = str(order.get("forks", ""))
+    order["parent"] = place_of(order.get("parent") or {})
     expected = order["expected"]
     texts = (order["mark"], expected["model"], expected["api_key"] or "")
     if not all(isinstance(text, str) for text in texts):
@@ -210,3 +212,16 @@ def checked(order: dict[str, Any]) -> list[tuple[int, str]]:
             share[name] = str(share[name])
         processes(share, "runs")
     return processes(order)
+
+
+def place_of(parent: dict[str, Any]) -> dict[str, Any]:
+    """Read where the guardian of a warm parent is; empty if there is none.
+
+    Raises
+    ------
+    KeyError, TypeError, ValueError
+        If it is no such place.
+    """
+    if not parent:
+        return {}
+    return {"door": str(parent["door"]), "linger": seconds(parent["linger"])}

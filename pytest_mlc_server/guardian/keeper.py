@@ -11,7 +11,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-def main(lease: int, doors: Sequence[int] = ()) -> None:
+def main(
+    lease: int,
+    doors: Sequence[int] = (),
+    held: Sequence[int] = (),
+    forks: Sequence[int] = (),
+) -> None:
     """Run the keeper until nothing of its server is left.
 
     Parameters
@@ -21,6 +26,10 @@ def main(lease: int, doors: Sequence[int] = ()) -> None:
         line of JSON with all that is not needed to execute the server's program.
     doors
         Descriptor of the socket where others may ask for a lease, if they may.
+    held
+        Descriptors of locks that last for as long as anything of the server is left.
+    forks
+        Descriptor of the socket of a warm parent, if this is one's keeper.
     """
     from pytest_mlc_server.guardian.spawn import Order, SpawnError, reserve, spawn
 
@@ -29,16 +38,21 @@ def main(lease: int, doors: Sequence[int] = ()) -> None:
     except ValueError as error:
         sys.stderr.write(f"the order cannot be read: {error}\n")
         return
-    problem, pid, build = "", 0, None
+    problem, pid, build, forked = "", 0, None, None
     try:
         if order.lock:
-            reserve(order.lock)  # kept open until this process ends
+            held = [*held, reserve(order.lock)]  # kept open until this process ends
         if order.builds:
             from pytest_mlc_server.guardian.building import Build
 
             build = Build(order.builds)
         if build is None or build.enter():
-            pid = spawn(order)
+            if order.parent:
+                from pytest_mlc_server.guardian.forked import launch
+
+                pid, forked = launch(order, held)
+            else:
+                pid = spawn(order, *forks)
     except SpawnError as error:
         problem = str(error)
     began = time.monotonic()
@@ -47,7 +61,7 @@ def main(lease: int, doors: Sequence[int] = ()) -> None:
     # Everything that takes time to import comes from here on, beside the server's own start.
     from pytest_mlc_server.guardian.loop import Loop
 
-    Loop(lease, order, pid, began, problem, doors, build).run()
+    Loop(lease, order, pid, began, problem, doors, build, forked, held).run()
 
 
 def read_order(lease: int) -> list[str]:

@@ -12,11 +12,11 @@ import time
 
 from pytest_mlc_server import logs
 from pytest_mlc_server.guardian import files
-from pytest_mlc_server.guardian.check import READY as WORKING
-from pytest_mlc_server.guardian.check import Check, verify
 from pytest_mlc_server.guardian.desk import Desk
+from pytest_mlc_server.guardian.examining import Examiner
 from pytest_mlc_server.guardian.holder import LOOK_EVERY as LOOK_FOR_HOLDER_EVERY
 from pytest_mlc_server.guardian.holders import Holders
+from pytest_mlc_server.guardian.memory import Memory
 from pytest_mlc_server.guardian.spawn import Order, SpawnError, spawn
 from pytest_mlc_server.guardian.start import MESSAGE_GRACE, Start
 from pytest_mlc_server.guardian.stop import Stop
@@ -29,8 +29,10 @@ if TYPE_CHECKING:
 
     import psutil
 
+    from pytest_mlc_server.guardian.adoption import Adoption
     from pytest_mlc_server.guardian.building import Build, Turn
-    from pytest_mlc_server.guardian.holder import Holder
+    from pytest_mlc_server.guardian.forked import Forked
+    from pytest_mlc_server.guardian.importing import Importing
 
 STARTING, READY, WEDGED, EXITED, STOPPING = "starting", "ready", "wedged", "exited", "stopping"
 
@@ -60,6 +62,10 @@ class Loop:
         Descriptor of the socket where others may ask for a lease, if they may.
     build
         What the server may compile or download; None for nothing.
+    forked
+        The server, where a warm parent was asked for it.
+    held
+        Descriptors that are open for as long as anything of the server is left.
     """
 
     def __init__(
@@ -71,6 +77,8 @@ class Loop:
         problem: str = "",
         doors: Sequence[int] = (),
         build: Build | None = None,
+        forked: Forked | None = None,
+        held: Sequence[int] = (),
     ) -> None:
         self.state = STARTING
         self.pid = pid
@@ -81,23 +89,19 @@ class Loop:
         self._problem = problem
         self._build = build
         self._turn: Turn | None = None
+        self._phases: dict[str, float] = {}
         self.told: dict[str, Any] = {}
         self.doors = doors
         self.share: dict[str, Any] = {}
         self.generation = 0
         self.ready: dict[str, Any] = {}
         self.started_at = time.time()
-        self._start: Start | None = None
+        self.memory = Memory()
+        self._start: Start | Importing | None = None
         self.stopping: Stop | None = None
         self.then: Callable[[], None] = self._finish
-        self._address: tuple[str, int] | None = None
+        self.address: tuple[str, int] | None = None
         self._died_at = 0.0
-        self._check: Check | None = None
-        self._askers: list[Holder] = []
-        self.examined = True
-        self.waited: float | None = None
-        self._verifiers: list[Holder] = []
-        self._last_request = ""
         self.discard = ""
         self.keep_log = self.failed = False
         self.leaving = False
@@ -105,11 +109,16 @@ class Loop:
         self._signalled = False
         self._news: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._selector = selectors.DefaultSelector()
-        self.desk = Desk(self)
+        self.desk, self.examiner = Desk(self), Examiner(self)
         self.holders = Holders(self._selector, self.desk.on_message, self.desk.on_nobody)
         self._first = self.holders.first(lease)
-        self._reader = logs.LogReader(order.log)
+        self.reader = logs.LogReader(order.log)
         self._waker = self._prepare_wakeup()
+        self._held = held
+        self.adoption: Adoption | None = None
+        self.memory.root = lambda: self.root
+        if forked is not None:
+            self._adopt(forked)
 
     def _prepare_wakeup(self) -> socket.socket:
         ours, theirs = socket.socketpair()
@@ -132,6 +141,11 @@ class Loop:
                 pass
         except BlockingIOError:
             pass
+
+    def call(self, function: Callable[[], None]) -> None:
+        """Have the loop call a function; for other threads."""
+        self._news.put(function)
+        self._wake()
 
     def _wake(self) -> None:
         try:
@@ -159,7 +173,8 @@ class Loop:
     def _leave_no_file(self) -> None:
         files.remove_words(self.order.log)
         files.remove(self.share.get("files", []))
-        if self.discard and not self.keep_log:
+        # What a warm parent says is said again by the server that is launched in its place.
+        if self.discard and (not self.keep_log or self.told["forks"]):
             shutil.rmtree(self.discard, ignore_errors=True)
         run = self.share.get("run", "")
         if run and not self.failed and not self.holders.of_a_run:
@@ -172,6 +187,8 @@ class Loop:
             return self._start.pause()
         if self._turn is not None:
             return self._turn.pause
+        if self.adoption is not None and self.adoption.awaited:
+            return self.adoption.pause()
         if self.state == READY:
             return READ_EVERY if self.holders.idle_since is None else READ_IDLE_EVERY
         return LOOK_FOR_HOLDER_EVERY if self.holders.must_be_looked_for else None
@@ -183,6 +200,8 @@ class Loop:
             since = self.holders.idle_since if self.state == READY else None
             if since is not None and time.monotonic() - since >= self.desk.linger:
                 self.begin_stop()
+            if self.returncode is None:  # the number of one that ended may be another's
+                self.memory.look(self.pid, idle=since is not None)
         # After all that may begin a stop: its first signal waits for the next event otherwise.
         if self.stopping is not None:
             self._advance_stop(self.stopping)
@@ -190,6 +209,8 @@ class Loop:
             self._advance_start(self._start)
         elif self._turn is not None:
             self._await_turn(self._turn)
+        elif self.adoption is not None and self.adoption.awaited:
+            self.adoption.look()
         elif self.state == READY:
             self._watch_log()
 
@@ -197,60 +218,86 @@ class Loop:
 
     def begin_start(self) -> None:
         """Follow the start of a server that has been executed, or wait until it may be."""
-        self.state, self.returncode, self._died_at = STARTING, None, 0.0
-        self._serving = None
-        askers, self._askers = self._askers, []
-        for holder in askers:
-            holder.send(event="checked", state=STARTING)
-        if self._build is not None and not self.pid and not self._problem:
+        self._reset()
+        if self.adoption is not None and self.adoption.server is not None:
+            self.adoption.follow()
+        elif self._build is not None and not self.pid and not self._problem:
             self._turn = self._build.turn(self.holders.tell, self.order.log)
         else:
             self._follow_start()
 
+    def _reset(self) -> None:
+        self.state, self.returncode, self._died_at = STARTING, None, 0.0
+        self._serving = None
+        self.examiner.on_start(STARTING)
+
     def _await_turn(self, turn: Turn) -> None:
         if turn.has_come():
             self._turn = None
-            self._execute()
-            self._follow_start(turn.phases)
+            self._phases = turn.phases
+            if self._execute():
+                self._follow_start()
 
-    def _execute(self) -> None:
+    def _execute(self) -> bool:
+        """Have the server executed, or asked for; tell whether it is there already."""
         try:
-            self.pid = spawn(self.order)
+            if self.order.parent:
+                from pytest_mlc_server.guardian.forked import launch
+
+                self.pid, forked = launch(self.order, self._held)
+                if forked is not None:
+                    self._adopt(forked).follow()
+                    return False
+            else:
+                self.pid = spawn(self.order)
         except SpawnError as error:
             self._problem = str(error)
         self._began = time.monotonic()
+        return True
 
-    def _follow_start(self, phases: dict[str, float] | None = None) -> None:
+    def _follow_start(self, waited: float = 0.0) -> None:
         self.holders.tell(event="spawned", pid=self.pid, keeper=os.getpid())
-        self._start = Start(
-            self.pid,
-            self._began,
-            self.told,
-            self._reader,
-            self._wake,
-            lambda phase: self.holders.tell(event="phase", phase=phase),
-        )
-        self._start.phases.update(phases or {})
+        if self.told["forks"]:
+            from pytest_mlc_server.guardian.importing import Importing
+
+            self._start = Importing(
+                self.told, self.order.log, self._began, self._selector, self._retire
+            )
+        else:
+            self._start = Start(
+                self.pid,
+                self._began,
+                self.told,
+                self.reader,
+                self._wake,
+                lambda phase: self.holders.tell(event="phase", phase=phase),
+                root=self.root,
+                waited=waited,
+            )
+        phases, self._phases = self._phases, {}
+        self._start.phases.update(phases)
         if self._problem:
             self._start.fail("spawn", self._problem)
             self._advance_start(self._start)
 
-    def _advance_start(self, start: Start) -> None:
+    def _advance_start(self, start: Start | Importing) -> None:
         start.look()
         outcome = start.outcome
         if self._build is not None:
             ready = outcome is not None and outcome["event"] == "ready"
-            self._build.look(self._reader, self.told["build"], self.order.cwd, ready=ready)
+            self._build.look(self.reader, self.told["build"], self.order.cwd, ready=ready)
         if outcome is None:
             return
         start.close()
         self._start = None
         if outcome["event"] == "ready":
-            self.state, self._check, self._serving = READY, None, start.serving
-            self._address = (outcome["address"], outcome["port"])
-            self.examined = True
+            self.state, self._serving = READY, start.serving
+            self.address = (outcome["address"], outcome["port"])
+            self.examiner.on_ready()
             self.ready = {**outcome, "pid": self.pid, "generation": self.generation}
+            self.ready["launched_at"] = time.time() - outcome["seconds"]
             self.holders.tell(**self.ready)
+            self.memory.sample(self.pid)
             return
         # The holder hears of a failure when nothing of it is left.
         self.leaving, self.then = True, lambda: self._fail(outcome)
@@ -266,33 +313,80 @@ class Loop:
         self.holders.tell(**failure)
         self._finish()
 
+    # --- a warm parent ----------------------------------------------------------------------------
+
+    @property
+    def root(self) -> int:
+        """The process below which the server's tree is."""
+        return os.getpid() if self.adoption is None else self.adoption.root
+
+    def _adopt(self, forked: Forked) -> Adoption:
+        if self.adoption is None:
+            from pytest_mlc_server.guardian.adoption import Adoption
+
+            self.adoption = Adoption(self, self._selector)
+        self.adoption.begin(forked)
+        return self.adoption
+
+    def follow_fork(self, pid: int, began: float, problem: str, waited: float) -> None:
+        """Follow the start of a server that was asked for, once it is forked or executed."""
+        from pytest_mlc_server.guardian.forked import WAITING
+
+        self.pid, self._began, self._problem = pid, began, problem
+        self._phases[WAITING] = waited
+        if self.stopping is None:
+            self._follow_start(waited)
+
+    def lost(self, returncode: int, evidence: str) -> None:
+        """Hear of the end of a server that is not a child of this process."""
+        if self.returncode is None and self.pid:
+            self._exited(returncode, evidence)
+
+    def _retire(self, message: dict[str, Any]) -> None:
+        """Give a warm parent that forks nothing any more to nobody; its servers keep it."""
+        self.holders.close_door()
+        files.remove(self.share.get("files", []))
+        self.share["linger"], self.leaving = 0.0, True
+        self.holders.tell(**message)
+        if self.holders.idle_since is not None:
+            self.begin_stop()
+
     def respawn(self, port: int, reason: str) -> None:
         """Start the server again, in the same log, on the port that the holder wishes."""
         order, self._problem = self.order, ""
         with open(order.log, "a", encoding="utf-8", errors="replace") as log:
             log.write(f"\n--- {reason}; started again ---\n")
-        self._reader = logs.LogReader(order.log, logs.size(order.log))
+        self.reader = logs.LogReader(order.log, logs.size(order.log))
         order.set_port(port)
         self.told["port"] = port
         self.pid = 0
-        if self._build is None or self._build.enter():
-            self._execute()
+        if self.adoption is not None:
+            self.adoption.end()
+        if (self._build is None or self._build.enter()) and not self._execute():
+            self._reset()
+            return
         self.begin_start()
 
     # --- a server that is ready -------------------------------------------------------------------
 
+    @property
+    def works(self) -> bool:
+        """Whether the server is ready, and nothing shows that it does not work."""
+        return self.state == READY
+
     def _watch_log(self) -> None:
-        self._reader.read()
-        if not self._reader.died:
+        self.reader.read()
+        if not self.reader.died:
             return
         now = time.monotonic()
         self._died_at = self._died_at or now
         if now - self._died_at > MESSAGE_GRACE:
-            self._wedged(self._reader.died)
+            self.wedged(self.reader.died)
 
-    def _wedged(self, evidence: str) -> None:
+    def wedged(self, evidence: str) -> None:
+        """End a server whose engine is dead."""
         self.state, self.keep_log = WEDGED, True
-        self.holders.tell(event="wedged", evidence=evidence, request=self._request())
+        self.holders.tell(event="wedged", evidence=evidence, request=self.examiner.request())
         # At once, and not in order: it would ignore that, and whoever waits for an answer from it
         # is better served by a closed connection.
         self.then = self._after_death
@@ -300,70 +394,8 @@ class Loop:
 
     def _after_death(self) -> None:
         """Wait for what the holders want; without any there is nothing to wait for."""
-        if self.holders.idle_since is not None:
+        if self.holders.idle_since is not None or self.told.get("forks"):
             self._finish()
-
-    def _request(self) -> str:
-        """Return the last request of a client: those of an examination are our own."""
-        return self._reader.last_request if self._check is None else self._last_request
-
-    def begin_check(self, holder: Holder, deadline: float) -> None:
-        """Answer whether the server works, from what is known if that is enough."""
-        if self.state == READY:
-            self._reader.read()
-            if self._reader.died:
-                self._wedged(self._reader.died)
-        if self.state != READY or self._address is None:
-            holder.send(event="checked", state=self.state)
-            return
-        self._askers.append(holder)
-        if self._check is None:
-            self._last_request = self._reader.last_request
-            self._check = Check(
-                self._address, self.told["expected"], self.order.log, deadline, self._on_verdict
-            )
-
-    def _on_verdict(self, check: Check, verdict: str, evidence: str) -> None:
-        """Take a verdict from the thread of the check to this one."""
-        self._news.put(lambda: self._checked(check, verdict, evidence))
-        self._wake()
-
-    def _checked(self, check: Check, verdict: str, evidence: str) -> None:
-        if check is not self._check:
-            return  # of a server that has been started again since: its askers were answered
-        if self.state == READY:
-            self._reader.read()
-            if verdict == WEDGED or self._reader.died:
-                self._wedged(self._reader.died or evidence)
-        self._check = None
-        state = verdict if self.state == READY and verdict != WORKING else self.state
-        askers, self._askers = self._askers, []
-        for holder in askers:
-            holder.send(event="checked", state=state)
-
-    def begin_verify(self, holder: Holder, deadline: float, *, reset: bool) -> None:
-        """Answer whether this is still the server that became ready, and works."""
-        if self.state != READY or self._address is None:
-            holder.send(event="verified", problem=f"it is {self.state}")
-            return
-        if self.examined:
-            holder.send(event="verified", problem="")
-            return
-        self._verifiers.append(holder)
-        if len(self._verifiers) > 1:
-            return  # all who came to a server that had waited hear of the same examination
-
-        def done(problem: str) -> None:
-            self._news.put(lambda: self._verified(problem))
-            self._wake()
-
-        verify(self._address, self.told["expected"], deadline, done, reset=reset)
-
-    def _verified(self, problem: str) -> None:
-        self.examined = not problem and self.state == READY
-        verifiers, self._verifiers = self._verifiers, []
-        for holder in verifiers:
-            holder.send(event="verified", problem=problem)
 
     # --- the end ----------------------------------------------------------------------------------
 
@@ -378,16 +410,19 @@ class Loop:
             if pid == self.pid and self.returncode is None:
                 self._exited(os.waitstatus_to_exitcode(status))
 
-    def _exited(self, returncode: int) -> None:
+    def _exited(self, returncode: int, evidence: str = "") -> None:
         self.returncode = returncode
         if self.stopping is not None:
             return
-        self._reader.read()
+        self.reader.read()
         if self._start is not None:
-            self._start.fail("exited", self._reader.died)
+            self._start.fail("exited", self.reader.died or evidence)
         elif self.state in (READY, WEDGED):
             self.state, self.keep_log = EXITED, True
-            self.holders.tell(event="exited", returncode=returncode, request=self._request())
+            more = {"evidence": evidence} if evidence else {}
+            self.holders.tell(
+                event="exited", returncode=returncode, request=self.examiner.request(), **more
+            )
             # Its workers may live on, and hold the GPU's memory.
             self.then = self._after_death
             self.stop_tree(0.0)
@@ -412,7 +447,11 @@ class Loop:
             self._start = None
         self._turn = None
         if self.stopping is None:
-            self.stopping = Stop(self.pid, self.told.get("mark", ""), timeout, self._serving)
+            if self.returncode is None and self.pid:
+                self.memory.sample(self.pid)
+            forked = None if self.adoption is None else self.adoption.server
+            mark = self.told.get("mark", "")
+            self.stopping = Stop(self.pid, mark, timeout, self._serving, forked)
         else:
             self.stopping.hurry(timeout)
 
@@ -423,7 +462,13 @@ class Loop:
         if self._build is not None:
             self._build.leave()  # not before: what it compiles with is gone only now
         then, self.then = self.then, self._finish
-        self.holders.tell(event="ended", returncode=self.returncode, by=stop.by, left=stop.left)
+        self.holders.tell(
+            event="ended",
+            returncode=self.returncode,
+            by=stop.by,
+            left=stop.left,
+            memory=self.memory.told(),
+        )
         then()
 
     def _finish(self) -> None:

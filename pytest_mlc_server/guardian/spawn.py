@@ -28,7 +28,7 @@ class Order:
     ----------
     fields
         The number of arguments, the arguments, the working directory, the log, the secret, the
-        lock file, the files of builds, and the environment as ``NAME=VALUE``.
+        lock file, the files of builds, the warm parent, and the environment as ``NAME=VALUE``.
 
     Raises
     ------
@@ -46,6 +46,8 @@ class Order:
     builds
         The stamp and the locks of what may be compiled or downloaded (`building.Build`), a line
         each; empty for none.
+    parent
+        The socket of a warm parent that is to fork the server; empty for none.
     """
 
     def __init__(self, fields: Sequence[str]) -> None:
@@ -53,8 +55,9 @@ class Order:
         if count < 1:
             raise ValueError("there is nothing to execute")
         self.argv = list(fields[1 : count + 1])
-        self.cwd, self.log, self.secret, self.lock, self.builds = fields[count + 1 : count + 6]
-        self.env = dict(pair.split("=", 1) for pair in fields[count + 6 :] if pair)
+        self.cwd, self.log, self.secret, self.lock = fields[count + 1 : count + 5]
+        self.builds, self.parent = fields[count + 5 : count + 7]
+        self.env = dict(pair.split("=", 1) for pair in fields[count + 7 :] if pair)
 
     def set_port(self, port: int) -> None:
         """Give another port on the command line."""
@@ -107,13 +110,38 @@ def reserve(lock: str) -> int:
     return descriptor
 
 
-def spawn(order: Order) -> int:
+def open_log(path: str) -> int:
+    """Open a server's log for what it writes.
+
+    Raises
+    ------
+    SpawnError
+        If that cannot be.
+    """
+    try:
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise SpawnError(f"cannot write the log {path}: {error.strerror}") from None
+
+
+def secret_pipe(secret: str) -> int:
+    """Return the end of a pipe from which a server reads its secret."""
+    reader, writer = os.pipe()
+    os.write(writer, secret.encode())
+    os.close(writer)
+    return reader
+
+
+def spawn(order: Order, listener: int | None = None) -> int:
     """Start the server in a session of its own, with its output in the log.
 
     Parameters
     ----------
     order
         What to execute.
+    listener
+        Descriptor that the process finds in the place of a secret: the socket of a warm parent. It
+        is closed here: that it closes with the process is how its end is seen.
 
     Returns
     -------
@@ -125,19 +153,15 @@ def spawn(order: Order) -> int:
     SpawnError
         If the log cannot be opened, the directory entered or the program executed.
     """
-    try:
-        output = os.open(order.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise SpawnError(f"cannot write the log {order.log}: {error.strerror}") from None
+    output = open_log(order.log)
     null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-    secret, secret_writer = os.pipe()
-    os.write(secret_writer, order.secret.encode())
-    os.close(secret_writer)
+    secret = secret_pipe(order.secret) if listener is None else listener
     report, reporter = os.pipe()
     keeper = os.getpid()
     pid = os.fork()
     if pid == 0:
-        _become_server(order, (null, output, secret), reporter, keeper)
+        given = bool(order.secret) or listener is not None
+        _become_server(order, (null, output, secret if given else None), reporter, keeper)
     for descriptor in (output, null, secret, reporter):
         os.close(descriptor)
     problem = b""
@@ -152,7 +176,7 @@ def spawn(order: Order) -> int:
 
 
 def _become_server(
-    order: Order, descriptors: tuple[int, int, int], reporter: int, keeper: int
+    order: Order, descriptors: tuple[int, int, int | None], reporter: int, keeper: int
 ) -> None:
     step = "start a session"
     null, output, secret = descriptors
@@ -165,7 +189,7 @@ def _become_server(
         os.dup2(null, 0)
         os.dup2(output, 1)
         os.dup2(output, 2)
-        if order.secret:
+        if secret is not None:
             if reporter == SECRET_FD:
                 reporter = os.dup(reporter)
             if secret != SECRET_FD:

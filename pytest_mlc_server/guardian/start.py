@@ -53,6 +53,10 @@ class Start:
         Called from another thread when there is something to look at.
     on_phase
         Called with each phase as it begins.
+    root
+        The process below which the server's tree is; 0 for this one.
+    waited
+        How long the start had to wait before there was a process, in seconds.
     """
 
     def __init__(
@@ -63,6 +67,8 @@ class Start:
         reader: logs.LogReader,
         wake: Callable[[], None],
         on_phase: Callable[[str], None],
+        root: int = 0,
+        waited: float = 0.0,
     ) -> None:
         self.began = began
         self.phases: dict[str, float] = {}
@@ -77,8 +83,8 @@ class Start:
         self._wake = wake
         self._on_phase = on_phase
         self._phase = ""
-        self._phase_began = self.began
-        self._clock = self.began
+        self._root = root or os.getpid()
+        self._phase_began = self._clock = self.began + waited
         self._died_at = 0.0
         self._next_look = 0.0
         self._next_tree_look = 0.0
@@ -167,7 +173,7 @@ class Start:
         if now < self._next_progress:
             return False
         self._next_progress = now + PROGRESS_EVERY
-        before, self._activity = self._activity, process.activity(os.getpid())
+        before, self._activity = self._activity, process.activity(self._root)
         # Processes that end take their figures with them: less is a change, too.
         return self._activity != before
 
@@ -190,7 +196,7 @@ class Start:
         if not found and now >= self._next_tree_look:
             # Walking the tree reads every process of the host: less often than the server itself,
             # whose own looks must not become rarer for it.
-            found = process.listening(child.pid for child in process.descendants(os.getpid()))
+            found = process.listening(child.pid for child in process.descendants(self._root))
             cost = time.monotonic() - now
             self._next_tree_look = now + cost + max(LOOK_EVERY[1], LOOK_SHARE * cost)
         port = self._order["port"]
@@ -229,7 +235,7 @@ class Start:
         """Return the process that listens, where it is not the one that was executed."""
         if any(number == port for _, number in process.listening([self._pid])):
             return None
-        for child in process.descendants(os.getpid()):
+        for child in process.descendants(self._root):
             if any(number == port for _, number in process.listening([child.pid])):
                 return child
         return None

@@ -13,12 +13,17 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import psutil
 
+    from pytest_mlc_server.guardian.forked import Forked
+
 #: Shares of the time limit after which SIGTERM and SIGKILL follow. The real server takes 1.4 s to
 #: close its engine after SIGINT; SIGTERM, when SIGINT did not help, needs 0.2 s.
 TERM_AFTER, KILL_AFTER = 0.7, 0.9
 
 #: Pause between two rounds of SIGKILL, in seconds: a tree that forks is rescanned until empty.
 KILL_EVERY = 0.005
+
+#: How long the reaper of a forked server may stay after its tree, in seconds.
+REAPER_PATIENCE = 0.2
 
 #: How long a process may survive SIGKILL (in uninterruptible sleep) before it is given up, seconds.
 GIVE_UP_AFTER = 10.0
@@ -37,6 +42,8 @@ class Stop:
         Total time limit in seconds; 0 kills at once.
     serving
         The process that serves, where `pid` only launched it: SIGINT is for that one.
+    forked
+        The server, where it is no child of this process.
 
     Attributes
     ----------
@@ -47,13 +54,19 @@ class Stop:
     """
 
     def __init__(
-        self, pid: int, mark: str, timeout: float, serving: psutil.Process | None = None
+        self,
+        pid: int,
+        mark: str,
+        timeout: float,
+        serving: psutil.Process | None = None,
+        forked: Forked | None = None,
     ) -> None:
         self.by = ""
         self.left: list[int] = []
         self._pid = pid
         self._mark = mark
         self._serving = serving
+        self._forked = forked
         self._began = time.monotonic()
         self._timeout = timeout
         self._killing_since = 0.0
@@ -100,19 +113,29 @@ class Stop:
         if number == signal.SIGINT and self._serving is not None:
             _send(self._serving, number)
             return
+        if self._forked is not None:
+            self._forked.signal(number)
+            return
         try:
             os.kill(self._pid, number)  # not reaped yet: the number cannot be another's
         except ProcessLookupError:
             pass
 
     def _kill_rest(self) -> bool:
-        if system.SUBREAPER and not _has_children():
+        if self._forked is not None:
+            if self._forked.gone:
+                return True
+        elif system.SUBREAPER and not _has_children():
             return True  # every orphan of the tree is our child: no child, no tree
         now = time.monotonic()
+        if self._forked is not None:
+            self._forked.hang_up()
         self._killing_since = self._killing_since or now
         rest = self._tree()
         if not rest and not system.SUBREAPER:
             return True
+        if self._forked is not None and not rest and now - self._killing_since > REAPER_PATIENCE:
+            self._forked.end_reaper()
         process.kill(rest)
         if now - self._killing_since > GIVE_UP_AFTER:
             self.left = [one.pid for one in rest]
@@ -120,6 +143,8 @@ class Stop:
         return False
 
     def _tree(self) -> list[psutil.Process]:
+        if self._forked is not None:
+            return self._forked.tree()
         tree = process.descendants(os.getpid())
         if not system.SUBREAPER:
             tree += process.marked(self._mark)

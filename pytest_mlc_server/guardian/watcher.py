@@ -14,7 +14,13 @@ if TYPE_CHECKING:
     from types import FrameType
 
 
-def main(lease: int, psutil_home: str, doors: Sequence[int] = (), held: Sequence[int] = ()) -> None:
+def main(
+    lease: int,
+    psutil_home: str,
+    doors: Sequence[int] = (),
+    held: Sequence[int] = (),
+    forks: Sequence[int] = (),
+) -> None:
     """Start the keeper and wait for its end.
 
     Parameters
@@ -28,8 +34,11 @@ def main(lease: int, psutil_home: str, doors: Sequence[int] = (), held: Sequence
     held
         Descriptors that this process and the keeper keep open, and the server does not have: of
         locks that last for as long as anything of the server is left.
+    forks
+        Descriptor of the socket where a warm parent is to be asked for forks, if this is one's
+        guardian.
     """
-    for descriptor in (lease, *doors, *held):
+    for descriptor in (lease, *doors, *held, *forks):
         os.set_inheritable(descriptor, False)
     sys.path.append(psutil_home)
     # What the holder blocks and ignores is inherited: without SIGCHLD nobody here hears of an end.
@@ -43,14 +52,14 @@ def main(lease: int, psutil_home: str, doors: Sequence[int] = (), held: Sequence
             system.become_subreaper()  # a fork does not inherit it
             from pytest_mlc_server.guardian import keeper as keeper_module
 
-            keeper_module.main(lease, doors)
+            keeper_module.main(lease, doors, held, forks)
             status = 0
         except BaseException:
             sys.excepthook(*sys.exc_info())
         finally:
             # Whatever happened, the watcher's code must not run on in the keeper.
             os._exit(status)
-    for descriptor in (lease, *doors):
+    for descriptor in (lease, *doors, *forks):
         os.close(descriptor)  # they must close with the keeper: that is how its end is seen
     watch(keeper)
     os._exit(0)

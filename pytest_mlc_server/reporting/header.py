@@ -64,7 +64,7 @@ def header(session: Session, tx: Iterable[object] = ()) -> str:
     return (
         f"mlc-server: engine {config.engine}, model {model}, device {config.device}, "
         f"port {config.port}, scope {session.scope}{session.devices.describe(config)}"
-        f"{advertise.note(session.advertise, tx)}{_waiting(session)}"
+        f"{advertise.note(session.advertise, tx)}{_waiting(session)}{_warm(session)}"
     )
 
 
@@ -90,7 +90,26 @@ def _waiting(session: Session) -> str:
     return f", reuse {session.reuse:g} s"
 
 
+def _warm(session: Session) -> str:
+    """Return what the header says of a warm parent that waits for this run's servers."""
+    if not session.warm or session.config.launch != "warm":
+        return ""
+    from pytest_mlc_server import engines, warm
+
+    try:
+        found = warm.found(engines.plan(session.own_config(), mark=""))
+    except MLCServerError:
+        found = None  # the first test says what is wrong, with all that there is to say
+    if found is not None and found.status.get("state") == "ready":
+        return f", warm parent of {_clock(found.status['started_at'])}"
+    return f", warm {session.warm:g} s"
+
+
+def _clock(moment: float) -> str:
+    return time.strftime("%H:%M", time.localtime(moment))
+
+
 def reused(started_at: float, idle: float) -> str:
     """Return since when a server runs, and how long it waited."""
     waited = f"{idle / 60:.0f} min" if idle >= 60 else f"{idle:.0f} s"
-    return f"{time.strftime('%H:%M', time.localtime(started_at))}, idle {waited}"
+    return f"{_clock(started_at)}, idle {waited}"

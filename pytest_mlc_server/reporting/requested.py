@@ -220,5 +220,5 @@ def _tokens(one: Row) -> str:
     if one["prompt_tokens"] is not None or one["completion_tokens"] is not None:
         counts = [one["prompt_tokens"], one["completion_tokens"]]
         known = ["?" if count is None else str(count) for count in counts]
-        words.append(f"{known[0]} + {known[1]} tokens")
+        words.append(f"{known[0]} prompt + {known[1]} completion tokens")
     return ", ".join(words)

@@ -71,7 +71,7 @@ def _work(server: Mapping[str, Any]) -> str:
     counts = [server["prompt_tokens"], server["completion_tokens"]]
     if counts != [None, None]:
         known = ["?" if count is None else str(count) for count in counts]
-        words.append(f", {known[0]} + {known[1]} tokens")
+        words.append(f", {known[0]} prompt + {known[1]} completion tokens")
     return "".join(words)
 
 

@@ -394,3 +394,14 @@ def test_a_guardian_that_does_nothing_any_more_is_not_waited_for_for_ever(
     finally:
         os.kill(keeper, signal.SIGKILL)
     await_gone(shared.starts[0])
+
+
+def test_only_who_holds_the_server_is_told_of_its_memory(shared: Shared) -> None:
+    holder = shared.started()
+    stranger = guest(shared)
+    stranger.say({"op": "memory"})
+    assert stranger.hear() is None
+    stranger.close()
+    assert holder.peak_memory
+    holder.terminate()
+    assert holder.peak_memory

@@ -51,7 +51,7 @@ def order(
     argv: Sequence[str], env: Mapping[str, str], cwd: str, log: str, secret: str = ""
 ) -> list[str]:
     pairs = (f"{name}={value}" for name, value in env.items())
-    return [str(len(argv)), *argv, cwd, log, secret, "", "", *pairs]
+    return [str(len(argv)), *argv, cwd, log, secret, "", "", "", *pairs]
 
 
 def status(log: str) -> dict[str, str]:
