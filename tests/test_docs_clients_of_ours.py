@@ -11,6 +11,8 @@ import pytest
 
 from tests.support_plugin import PLAIN
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "docs" / "examples" / "mlc_clients"
 PAGE = (ROOT / "docs" / "how-to" / "clients.md").read_text(encoding="utf-8")

@@ -12,6 +12,8 @@ from pytest_mlc_server.accounts import _ATTRIBUTES
 from pytest_mlc_server.reporting.costs import PROPERTIES
 from tests.support_plugin import PLAIN
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "docs" / "examples" / "cost"
 PAGE = (ROOT / "docs" / "how-to" / "cost-per-test.md").read_text(encoding="utf-8")

@@ -15,6 +15,8 @@ from pytest_mlc_server.simulator.faults import Faults
 from tests.conftest import WATCHDOG
 from tests.support_plugin import PLAIN
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "docs" / "examples" / "mlc_sim"
 PAGES = [

@@ -10,6 +10,8 @@ import pytest
 
 from tests.support_plugin import PLAIN
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "docs" / "examples" / "several_models"
 PAGE = (ROOT / "docs" / "how-to" / "several-models.md").read_text(encoding="utf-8")

@@ -14,6 +14,8 @@ import pytest
 from tests.support_hosts import command
 from tests.support_plugin import PLAIN
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "docs" / "how-to" / f"{name}.md" for name in (
     "share-one-server", "reuse-while-developing",

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "docs" / "examples" / "failing"
 PAGE = (ROOT / "docs" / "how-to" / "when-a-test-fails.md").read_text(encoding="utf-8")

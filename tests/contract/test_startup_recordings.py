@@ -26,6 +26,8 @@ from tests.sim.simulator import (
     simulator_environment,
 )
 
+pytestmark = pytest.mark.slow
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 

@@ -13,7 +13,7 @@ from tests.conftest import await_
 from tests.support_server import linux
 from tests.support_warm_killed import ALONE, Family, family
 
-pytestmark = linux
+pytestmark = [linux, pytest.mark.slow]
 
 
 def await_alive(kin: Family, expected: set[str]) -> None:

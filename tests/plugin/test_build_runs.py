@@ -15,6 +15,8 @@ from tests.support_plugin import Suite
 
 pytest.importorskip("xdist")
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("model", ["a directory", "HF://org/name"])
 def test_one_result_serves_all_workers(suite: Suite, gpus: Gpus, model: str) -> None:

@@ -7,6 +7,8 @@ import pytest
 from tests.support_costs import costs, run, sim_suite, tokens
 from tests.support_plugin import Suite
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["sim_suite"]
 
 

@@ -15,6 +15,8 @@ from tests.support_plugin import Suite
 
 pytest.importorskip("xdist")
 
+pytestmark = pytest.mark.slow
+
 #: Every worker leaves what its server was started with; the barrier sees to it that all take part.
 SHEETS = """
     import json, os, time

@@ -20,6 +20,8 @@ from tests.support_plugin import PLAIN, Suite
 
 pytest.importorskip("xdist")
 
+pytestmark = pytest.mark.slow
+
 #: Each worker notes what it has got, and asks the server for a token.
 NOTES = """
     import json, os

@@ -7,6 +7,8 @@ import pytest
 from tests.support_models import Models, by_model, models
 from tests.support_plugin import Suite
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["models"]
 
 

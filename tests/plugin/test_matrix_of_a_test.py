@@ -9,6 +9,8 @@ import pytest
 from tests.plugin.test_matrix import names
 from tests.support_models import Models, by_model, models
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["models"]
 
 

@@ -14,6 +14,8 @@ __all__ = ["models"]
 
 pytest.importorskip("xdist")
 
+pytestmark = pytest.mark.slow
+
 RUN = ("-p", "xdist", "--mlc-scope=run")
 
 

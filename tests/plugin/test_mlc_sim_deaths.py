@@ -9,6 +9,8 @@ import pytest
 from tests.plugin.test_mlc_sim import APP, run
 from tests.support_plugin import Suite
 
+pytestmark = pytest.mark.slow
+
 #: Both ways to die, at once and by a rule; after each, a test that needs a server that works.
 DEATHS = """
     import time

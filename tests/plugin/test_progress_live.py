@@ -11,6 +11,8 @@ from tests.support_plugin import PLAIN
 from tests.support_progress import Run, await_live, run, without_ours
 from tests.support_terminal import Terminal
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["run"]
 
 

@@ -12,6 +12,8 @@ import pytest
 
 from tests.support_plugin import Suite
 
+pytestmark = pytest.mark.slow
+
 TESTS = """
     def test_fails(mlc_server):
         mlc_server.chat("<b>Hello</b>", max_tokens=3)

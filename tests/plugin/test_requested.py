@@ -91,7 +91,8 @@ def test_the_text_of_a_section() -> None:
     assert lines[0] == "[3 earlier ones left out]"
     assert re.fullmatch(r"GET /0 +200 +0\.50 s", lines[1])
     assert re.fullmatch(
-        rf"POST {chat} +200  12\.35 s  first token after 0\.50 s, 7 prompt \+ 3 completion tokens", lines[17]
+        rf"POST {chat} +200  12\.35 s  first token after 0\.50 s, 7 prompt \+ 3 completion tokens",
+        lines[17],
     )
     assert re.fullmatch(rf"POST {chat} +-   1\.00 s  ReadTimeout: no answer", lines[18])
     assert re.fullmatch(r"GET /long/.*\.\.\.  404        -", lines[19])

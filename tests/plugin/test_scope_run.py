@@ -19,6 +19,8 @@ __all__ = ["no_other_servers", "shared"]  # fixtures
 
 pytest.importorskip("xdist")
 
+pytestmark = pytest.mark.slow
+
 MANY = """
     import pytest
 

@@ -16,6 +16,8 @@ from tests.support_runs import BUSY, CONFTEST, RUN, interrupt, left, no_other_se
 
 pytest.importorskip("xdist")
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["no_other_servers"]  # a fixture
 
 # --- the end --------------------------------------------------------------------------------------
@@ -53,7 +55,9 @@ def test_killed_workers_do_not_take_the_server_along(suite: Suite) -> None:
         suite.await_file(name)
     for child in psutil.Process(process.pid).children():
         child.kill()
-    suite.await_file("here-gw2")
+    # Which of the new workers gets a test is xdist's to decide: the other one may have none left.
+    new = [suite.path / f"here-gw{number}" for number in (2, 3)]
+    suite.await_event(lambda: any(file.exists() for file in new), "a test in a new worker")
     assert Path(f"/proc/{suite.starts[0]}").exists()
     assert len(suite.starts) == 1
     interrupt(process)

@@ -147,7 +147,10 @@ def test_costs_add_up_at_the_server_that_had_the_port_at_that_time() -> None:
         ({"peak_memory": 300 << 20}, "*, peak memory 300 MiB"),
         ({"requests": 1}, "*, 1 request"),
         ({"requests": 0, "prompt_tokens": 7}, "*, 0 requests, 7 prompt + ? completion tokens"),
-        ({"prompt_tokens": 7, "completion_tokens": 0, "log": "x"}, "*s, 7 prompt + 0 completion tokens, log x"),
+        (
+            {"prompt_tokens": 7, "completion_tokens": 0, "log": "x"},
+            "*s, 7 prompt + 0 completion tokens, log x",
+        ),
     ],
 )
 def test_the_line_of_a_server(changes: dict[str, Any], line: str) -> None:

@@ -14,6 +14,8 @@ from pytest_mlc_server import PopenServer, traces
 from tests.plugin.test_requested import section
 from tests.support_plugin import Suite
 
+pytestmark = pytest.mark.slow
+
 ASKS = """
     import json
     from urllib.request import Request, urlopen

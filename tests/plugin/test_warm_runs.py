@@ -16,7 +16,7 @@ from tests.support_launch import launch_env
 from tests.support_plugin import Suite
 from tests.support_server import linux
 
-pytestmark = linux
+pytestmark = [linux, pytest.mark.slow]
 
 WARM = ("--mlc-launch=warm", "--mlc-device=cpu")
 

@@ -15,6 +15,8 @@ import requests
 from tests.conftest import await_
 from tests.sim.simulator import DEADLINE_S, Simulator
 
+pytestmark = pytest.mark.slow
+
 STREAM: dict[str, Any] = {"prompt": "word " * 300, "stream": True}
 SHUTDOWN = [
     "INFO:     Shutting down",

@@ -13,6 +13,8 @@ from tests.sim.simulator import DEADLINE_S, Simulator, SimulatorPool
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.slow
+
 PROMPT: dict[str, Any] = {"prompt": "What?", "max_tokens": 2}
 BODIES: dict[str, dict[str, Any]] = {
     "prep_recv": {**PROMPT, "end": -1},

@@ -12,6 +12,8 @@ import pytest
 from tests.support_plugin import PLAIN
 from tests.thirdparty.asked import http_library
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent.parent
 EXAMPLES = ROOT / "docs" / "examples" / "clients"
 PAGE = ROOT / "docs" / "how-to" / "third-party-clients.md"
