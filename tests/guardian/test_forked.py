@@ -21,7 +21,7 @@ from tests.support_server import ask, kill, linux
 from tests.support_warm import Kin, Warm, log_of, was_forked
 from tests.support_warm import forks as forks
 
-pytestmark = linux
+pytestmark = [linux, pytest.mark.slow]
 
 
 def test_servers_are_forked_from_one_parent_that_ends_after_the_last(forks: Warm) -> None:

@@ -11,6 +11,8 @@ from pytest_mlc_server import waiting
 from tests.support_plugin import PLAIN, Suite
 from tests.support_progress import CONFTEST, EARLY, ENDED, PLAIN_LINE, Run, outcomes, run
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["outcomes", "run"]
 
 

@@ -15,6 +15,8 @@ import pytest
 from pytest_mlc_server.reporting.report import record
 from tests.support_plugin import PLAIN, Suite
 
+pytestmark = pytest.mark.slow
+
 SCHEMA = json.loads(Path(record.__file__).with_name("schema.json").read_text())
 
 BOTH = ("--mlc-report=made/here/a.html", "--mlc-report=made/here/a.json")
