@@ -201,7 +201,7 @@ class Accounts:
         with self._lock:
             self._began = time.monotonic()
             for key, account in list(self._accounts.items()):
-                if account.server.poll() == "stopped":
+                if not account.server.held:
                     account.close()
                     del self._accounts[key]
                 else:

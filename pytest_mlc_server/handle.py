@@ -91,6 +91,11 @@ class Handle:
         self._lock = threading.RLock()
 
     @property
+    def held(self) -> bool:
+        """Whether this handle has a server, or is attached to one; cheaper than `poll`."""
+        return self._lease is not None or self._attached
+
+    @property
     def sim_token(self) -> str:
         """What the control endpoints of the simulator ask for; empty for other engines."""
         return self._sim_token

@@ -11,7 +11,7 @@ import pytest
 from pytest_mlc_server import advertise, early, options, pool, runs, workers
 from pytest_mlc_server.errors import ConfigError, MLCServerError
 from pytest_mlc_server.factory import ServerFactory
-from pytest_mlc_server.reporting import ci, header, progress, requested, requirement, summary, watch
+from pytest_mlc_server.reporting import ci, header, progress, requirement, summary, watch
 from pytest_mlc_server.session import Session
 from pytest_mlc_server.values import written
 
@@ -108,7 +108,7 @@ def open_session(config: pytest.Config, given: dict[str, options.Given]) -> Sess
         from pytest_mlc_server.reporting.step_summary import StepSummary
 
         config.pluginmanager.register(StepSummary(page, servers), "mlc-server-step-summary")
-    if worker is None and given and config.pluginmanager.has_plugin("xdist"):
+    if session.distributed and given:
         config.pluginmanager.register(Controller(session), "mlc-server-controller")
         config.pluginmanager.register(progress.ControllerProgress(config), "mlc-server-progress")
     if session.durations and worker is None:
@@ -312,8 +312,6 @@ def _open_pool(config: pytest.Config, session: Session) -> pool.ServerPool:
             config.pluginmanager.register(costs.Costs(session, servers), "mlc-server-costs")
         if session.worker:
             config.pluginmanager.register(summary.Teller(session), "mlc-server-teller")
-        requests = requested.Requests(session, servers, tests)
-        config.pluginmanager.register(requests, "mlc-server-requests")
         if session.reports:
             from pytest_mlc_server.reporting.report.hidden import HiddenSecrets
 

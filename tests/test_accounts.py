@@ -24,6 +24,7 @@ class Server(Fake):
 
     def __init__(self, log: Path) -> None:
         super().__init__()
+        self.held = True
         self.log = log
         self.log_path: str | None = str(log)
         self.probe_usage = {"prompt_tokens": 1, "completion_tokens": 1}
@@ -263,7 +264,7 @@ def test_a_stopped_server_is_forgotten(server: Server) -> None:
     server.work()
     all_.advance()
     assert len(all_.usages()) == 1
-    server.state = "stopped"
+    server.held = False
     all_.begin(uses=True)
     assert all_.usages() == []
     all_.close()

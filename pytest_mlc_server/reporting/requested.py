@@ -5,15 +5,15 @@ from __future__ import annotations
 import dataclasses
 import http.client
 import re
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
-
-import pytest
 
 from pytest_mlc_server import access_log, exchanges, logs
 from pytest_mlc_server.errors import SimulatorError
 
 if TYPE_CHECKING:
+    import pytest
+
     from pytest_mlc_server.pool import ServerPool
     from pytest_mlc_server.reporting.watch import TestWatch
     from pytest_mlc_server.server import PopenServer
@@ -53,19 +53,29 @@ class Requests:
         self._began = 0.0
         self._shown = False
 
-    @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_makereport(
-        self, call: pytest.CallInfo[None]
-    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        """Add the requests of a test that failed; for a report of the run, of each test."""
-        if call.when == "setup":
-            self._began, self._shown = call.start, False
-        # Before the server is asked whether it works: that is not the test's request.
-        looks = call.excinfo is not None or (self._session.reports and call.when == "call")
-        ends = {path: logs.size(path) for path in self._tests.paths()} if looks else {}
-        report = yield
-        if not looks or report.skipped or (report.failed and self._shown):
-            return report
+    def begin(self, began: float) -> None:
+        """Begin with a test, at this time in seconds since 1970."""
+        self._began, self._shown = began, False
+
+    def wanted(self, call: pytest.CallInfo[None]) -> bool:
+        """Tell whether `add` is to be called: after a failure, and for a report of the run."""
+        return call.excinfo is not None or (bool(self._session.reports) and call.when == "call")
+
+    def add(
+        self, report: pytest.TestReport, call: pytest.CallInfo[None], ends: Mapping[str, int]
+    ) -> None:
+        """Add the requests of a test that failed; for a report of the run, of each test.
+
+        Parameters
+        ----------
+        report, call
+            The test's.
+        ends
+            Where the logs ended before the server was asked whether it works: that is not the
+            test's request.
+        """
+        if report.skipped or (report.failed and self._shown):
+            return
         found = [(server, self._of(server, call.stop, ends)) for server in self._pool.history]
         found = [(server, rows) for server, rows in found if rows]
         if found:
@@ -74,7 +84,6 @@ class Requests:
             report.__dict__["mlc_requests"] = every[-CARRIED:]
             for server, rows in found if report.failed else ():
                 report.sections.append((_title(server, rows), text_of(rows)))
-        return report
 
     def _of(self, server: PopenServer, until: float, ends: Mapping[str, int]) -> list[Row]:
         seen = simulated(server, self._began, until)

@@ -10,6 +10,7 @@ import pytest
 
 from pytest_mlc_server import access_log, logs, matrix
 from pytest_mlc_server.errors import ConfigError, MLCServerError
+from pytest_mlc_server.reporting.requested import Requests
 
 if TYPE_CHECKING:
     from pytest_mlc_server.health import Health
@@ -42,6 +43,7 @@ class TestWatch:
         self._session = session
         self._pool = pool
         self._health = health
+        self._requests = Requests(session, pool, self)
         self._config_fixture: Any = None
         self._last = True
         self._starts: dict[str, int] = {}
@@ -106,9 +108,12 @@ class TestWatch:
         self, item: pytest.Item, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """Add the server's log to a failing test, and tell whether the test reached a server."""
+        if call.when == "setup":
+            self._requests.begin(call.start)
         report = yield
         # Before the server is asked whether it works: those lines are not the test's.
-        ends = {path: logs.size(path) for path in self.paths()} if report.failed else {}
+        shows = self._requests.wanted(call)
+        ends = {path: logs.size(path) for path in self.paths()} if shows or report.failed else {}
         look = report.failed or self._looks(item, report.when)
         incidents = self._health.after(item.nodeid, failed=report.failed) if look else []
         for incident in incidents:
@@ -121,6 +126,8 @@ class TestWatch:
         if report.failed:
             self._pool.keep_logs = True
             self._add_logs(item, report, {} if incidents else ends)
+        if shows:
+            self._requests.add(report, call, ends)
         if report.when == "call" and not report.skipped and self._reached(item):
             # An attribute of its own travels from an xdist worker to the controller.
             report.__dict__["mlc_reached"] = True
