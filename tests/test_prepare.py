@@ -20,6 +20,8 @@ from pytest_mlc_server.runner import NO_SERVER, WRONG_USE
 from tests.conftest import WATCHDOG, write_model
 from tests.support_plugin import Suite, make_suite
 
+pytestmark = pytest.mark.slow
+
 PREPARE = [sys.executable, "-m", "pytest_mlc_server", "prepare"]
 
 

@@ -21,6 +21,8 @@ from pytest_mlc_server.leases import Lease
 from tests.conftest import await_
 from tests.support_server import temporary as temporary
 
+pytestmark = pytest.mark.slow
+
 Servers = Callable[..., PopenServer]
 
 RECORDED = Path(__file__).parent / "data" / "logs"

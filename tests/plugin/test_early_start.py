@@ -13,6 +13,8 @@ from tests.plugin.test_health_runs import summary
 from tests.support_plugin import Suite
 from tests.support_runs import BEFORE, waiting
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["waiting"]  # a fixture
 
 # --- when it starts -------------------------------------------------------------------------------
