@@ -209,8 +209,6 @@ def test_a_server_that_the_next_test_does_not_use_is_not_started_again(models: M
         """
 import signal, time
 
-pytestmark = pytest.mark.slow
-
 def test_it(mlc_server):
     if mlc_server.model == "a":
         os.kill(mlc_server.pid, signal.SIGKILL)
