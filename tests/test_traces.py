@@ -118,6 +118,7 @@ Serve = Callable[[bytes], Any]
 def serve() -> Iterator[Serve]:
     """Return a server that answers its one request with these bytes; with none, not at all."""
     opened: list[socket.socket] = []
+    threads: list[threading.Thread] = []
 
     def make(answer: bytes) -> Any:
         listener = socket.create_server(("127.0.0.1", 0))
@@ -131,12 +132,15 @@ def serve() -> Iterator[Serve]:
                 connection.sendall(answer)
                 connection.shutdown(socket.SHUT_WR)
 
-        threading.Thread(target=answer_one, daemon=True).start()
+        threads.append(threading.Thread(target=answer_one, daemon=True))
+        threads[-1].start()
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         stub = {"base_url": url, "model": "m", "api_key": "k", "poll": lambda: "ready"}
         return SimpleNamespace(**stub)
 
     yield make
+    for thread in threads:  # the client may have its answer before the thread is through
+        thread.join(60)
     for one in opened:
         one.close()
 
