@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_mlc_server.errors import MLCServerError
 from pytest_mlc_server.options import Given
-from pytest_mlc_server.values import written
+from pytest_mlc_server.reading import written
 
 if TYPE_CHECKING:
     from pytest_mlc_server.config import ServerConfig

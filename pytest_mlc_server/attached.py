@@ -13,7 +13,8 @@ from typing import Any
 from pytest_mlc_server import errors, external
 from pytest_mlc_server.config import ServerConfig
 from pytest_mlc_server.errors import ConfigError, StartError
-from pytest_mlc_server.server import CHECK_DEADLINE, PopenServer
+from pytest_mlc_server.observing import CHECK_DEADLINE
+from pytest_mlc_server.server import PopenServer
 
 #: How often a server that is being started again on its host is looked for, in seconds.
 LOOK_EVERY = 0.25

@@ -13,13 +13,16 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from pytest_mlc_server import device_answers as answers
 from pytest_mlc_server import engines, hardware
 from pytest_mlc_server.config import ServerConfig
 from pytest_mlc_server.device_answers import Answer
+
+Run = Callable[..., "subprocess.CompletedProcess[Any]"]
 
 #: How long asking may take, in seconds: importing TVM from a cold disk, and a driver that wakes up.
 ASK_LIMIT = 60.0
@@ -76,6 +79,34 @@ def find(
     return answer
 
 
+def ask(
+    config: ServerConfig,
+    extra_env: Mapping[str, str] | None = None,
+    *,
+    limit: float = ASK_LIMIT,
+    run: Run = subprocess.run,
+) -> Answer:
+    """Ask TVM now which kinds of devices there are, and remember nothing.
+
+    Parameters
+    ----------
+    config
+        A configuration whose server uses TVM; its device need not be ``auto``.
+    extra_env
+        Further environment variables of its server.
+    limit
+        How long it may take, in seconds.
+    run
+        Runs a program as `subprocess.run` does.
+    """
+    environment = engines.environment(config, extra_env or {})
+    cwd = os.path.abspath(config.cwd or os.getcwd())
+    python = hardware.interpreter(config.python or sys.executable, environment, cwd)
+    if python is None:
+        return Answer("", problem=NO_PROGRAM)
+    return _ask(python, environment, cwd, limit, run)
+
+
 def forget(config: ServerConfig, extra_env: Mapping[str, str] | None, answer: Answer) -> None:
     """Forget an answer that has turned out wrong; a newer one stays."""
     environment = engines.environment(config, extra_env or {})
@@ -129,12 +160,18 @@ def _is_missing(python: str, environment: Mapping[str, str], cwd: str) -> bool:
     return False
 
 
-def _ask(python: str, environment: Mapping[str, str], cwd: str, limit: float) -> Answer:
+def _ask(
+    python: str,
+    environment: Mapping[str, str],
+    cwd: str,
+    limit: float,
+    run: Run = subprocess.run,
+) -> Answer:
     began, now = time.monotonic(), time.time()
     crashed: list[str] = []
     while True:
         remaining = limit - (time.monotonic() - began)
-        told = _ask_once(python, environment, cwd, remaining, crashed)
+        told = _ask_once(python, environment, cwd, remaining, crashed, run)
         found = tuple(told.kinds)
         # What was said before a time limit or a crash counts: it comes in upstream's order.
         if found or not told.crashed:
@@ -180,12 +217,17 @@ class _Told:
 
 
 def _ask_once(
-    python: str, environment: Mapping[str, str], cwd: str, limit: float, without: list[str]
+    python: str,
+    environment: Mapping[str, str],
+    cwd: str,
+    limit: float,
+    without: list[str],
+    run: Run,
 ) -> _Told:
     told = _Told()
     command = [python, engines.ENTRY, "devices", str(max(1, round(limit))), *without]
     try:
-        done = subprocess.run(
+        done = run(
             command,
             env=dict(environment),
             cwd=cwd,

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from pytest_mlc_server.config import ServerConfig
     from pytest_mlc_server.models import Choice
     from pytest_mlc_server.server import PopenServer
-    from pytest_mlc_server.sharing import Found, Share
+    from pytest_mlc_server.shared_servers import Found
+    from pytest_mlc_server.sharing import Share
 
 #: Servers that live at once where nothing is set: a real model fills a GPU.
 OF_MLC, OF_OTHERS = 1, 4
@@ -163,14 +164,7 @@ class Bound:
         while True:
             if free and len(slots.taken()) >= slots.limit and self._end_idle(server, servers, free):
                 continue
-            try:
-                server.start()
-            except FullError:
-                pass
-            else:
-                if began:
-                    waited = {"waiting": time.monotonic() - began}
-                    server.startup_phases = {**waited, **server.startup_phases}
+            if _started(server, began):
                 return
             if self._end_idle(server, servers, free):
                 continue
@@ -179,22 +173,28 @@ class Bound:
                     raise self._full(server, servers)
                 server.slots = None
                 continue
-            if began and time.monotonic() - began > server.config.startup_limit:
-                raise BoundError(
-                    f"{self._origin}: {_name(server)} has waited {time.monotonic() - began:.0f} s "
-                    f"for one of the {slots.limit} servers of this run to be idle: "
-                    f"{', '.join(sorted(slots.taken()))} (`python -m pytest_mlc_server ps`). Allow "
-                    "more servers with --mlc-max-servers"
-                )
             if not began:
                 began = time.monotonic()
-                self._waiting(
-                    f"{_name(server)} waits until one of the {slots.limit} servers of this run is "
-                    f"idle ({self._origin})"
-                )
-                if server.on_phase is not None:
-                    server.on_phase("waiting for another server of this run to be idle")
+                self._tell_waiting(server, slots)
+            elif time.monotonic() - began > server.config.startup_limit:
+                raise self._waited(server, slots, time.monotonic() - began)
             time.sleep(LOOK_EVERY)
+
+    def _tell_waiting(self, server: PopenServer, slots: Slots) -> None:
+        self._waiting(
+            f"{_name(server)} waits until one of the {slots.limit} servers of this run is "
+            f"idle ({self._origin})"
+        )
+        if server.on_phase is not None:
+            server.on_phase("waiting for another server of this run to be idle")
+
+    def _waited(self, server: PopenServer, slots: Slots, seconds: float) -> BoundError:
+        return BoundError(
+            f"{self._origin}: {_name(server)} has waited {seconds:.0f} s "
+            f"for one of the {slots.limit} servers of this run to be idle: "
+            f"{', '.join(sorted(slots.taken()))} (`python -m pytest_mlc_server ps`). Allow "
+            "more servers with --mlc-max-servers"
+        )
 
     def _slots(self, server: PopenServer) -> Slots:
         def lingering(names: set[str]) -> int:
@@ -220,6 +220,19 @@ class Bound:
         )
 
 
+def _started(server: PopenServer, waiting_since: float) -> bool:
+    """Start a server if there is a slot for it; tell whether there was."""
+    __tracebackhide__ = True
+    try:
+        server.start()
+    except FullError:
+        return False
+    if waiting_since:
+        waited = {"waiting": time.monotonic() - waiting_since}
+        server.startup_phases = {**waited, **server.startup_phases}
+    return True
+
+
 def _in_use(servers: Servers) -> list[str]:
     return [
         _name(one) + (" (of mlc_server)" if id(one) in servers.lent_for else " (of the factory)")
@@ -236,11 +249,11 @@ def _unused(share: Share | None) -> list[Found]:
     """Return the servers where this one would be shared that nobody uses, the longest first."""
     if share is None:
         return []
-    from pytest_mlc_server import sharing
+    from pytest_mlc_server import shared_servers
 
     idle = [
         one
-        for one in sharing.found(share.directory)
+        for one in shared_servers.found(share.directory)
         if one.key != share.key and not one.status.get("leases")
     ]
     return sorted(idle, key=lambda one: -float(one.status.get("unused") or 0.0))
@@ -281,9 +294,9 @@ def end(server: PopenServer) -> None:
     pids, share = tree(server.pid or 0), server.share
     server.terminate()
     if share is not None:
-        from pytest_mlc_server import sharing
+        from pytest_mlc_server import shared_servers
 
-        for one in sharing.found(share.directory, share.key):
+        for one in shared_servers.found(share.directory, share.key):
             end_idle(one, server.config)
     await_memory(pids, str(server.config.engine))
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pytest_mlc_server import caches, model_files, runtime
-from pytest_mlc_server.config import Merged, ServerConfig
+from pytest_mlc_server.config import ServerConfig
+from pytest_mlc_server.merging import Merged
 
 #: Overrides that are part of what is compiled (upstream's ``serve/engine_base.py``).
 SHAPING = (

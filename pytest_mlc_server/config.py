@@ -1,4 +1,4 @@
-"""What to serve and how: `ServerConfig` and `EngineConfig`. Validated, and without any I/O.
+"""What to serve and how: `ServerConfig`. Frozen, validated, and without any I/O.
 
 Names are those of ``mlc_llm serve`` and of ``mlc_llm.serve.config.EngineConfig``.
 """
@@ -8,52 +8,18 @@ from __future__ import annotations
 import dataclasses
 import json
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pytest_mlc_server.engine_config import (
-    DEFAULTS,
-    ENGINE_FIELD_TO_FLAG,
-    ENGINE_FIELD_TO_OVERRIDE,
-    EngineConfig,
-    as_engine_config,
-)
-from pytest_mlc_server.errors import ConfigError
-from pytest_mlc_server.options import BY_NAME, SETTINGS, Given
-from pytest_mlc_server.values import (
-    CONVERTERS,
-    AdditionalModel,
-    OverrideValue,
-    additional_models,
-    mask,
-    mask_url,
-    masked_args,
-    masked_env,
-    nearest,
-    override_value,
-    read,
-    written,
-)
-
-#: Flags of ``mlc_llm serve`` that a setting of ours controls, and that setting.
-SERVE_FLAGS = {
-    "--device": "device",
-    "--model-lib": "model-lib",
-    "--mode": "mode",
-    "--enable-debug": "debug",
-    "--additional-models": "additional-model",
-    "--embedding-model": "embedding-model",
-    "--embedding-model-lib": "embedding-model-lib",
-    "--speculative-mode": "speculative-mode",
-    "--prefix-cache-mode": "prefix-cache-mode",
-    "--prefill-mode": "prefill-mode",
-    "--overrides": "overrides",
-    "--enable-tracing": "tracing",
-    "--host": "host",
-    "--port": "port",
-    "--api-key": "api-key",
-}
+from pytest_mlc_server.contradictions import contradictions_of
+from pytest_mlc_server.engine_config import EngineConfig, as_engine_config
+from pytest_mlc_server.errors import ConfigError, nearest
+from pytest_mlc_server.masking import mask, mask_url, masked_args, masked_env
+from pytest_mlc_server.options import SETTINGS, Given
+from pytest_mlc_server.overrides import OverrideValue
+from pytest_mlc_server.reading import read, written
+from pytest_mlc_server.values import CONVERTERS, AdditionalModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +97,7 @@ class ServerConfig:
     """
 
     engine: str | None = None
-    url: str | None = None
+    url: str | None = field(default=None, repr=False)  # it may hold a password
     model: str | None = None
     model_lib: str | None = None
     device: str = "auto"
@@ -277,164 +243,7 @@ class ServerConfig:
 
     def problems(self) -> list[str]:
         """Return all contradictions between fields, each naming both places."""
-        problems = [*self._engine_problems(), *self._argument_problems()]
-        if (self.embedding_model is None) != (self.embedding_model_lib is None):
-            one, other = "embedding_model", "embedding_model_lib"
-            if self.embedding_model is None:
-                one, other = other, one
-            flag = BY_NAME[other.replace("_", "-")].flag
-            problems.append(f"{self.describe(one)} needs {other} ({flag}) as well")
-        return problems + Merged(self).problems
-
-    def _engine_problems(self) -> list[str]:
-        if self.sim_script is not None and self.engine != "sim":
-            only = f"{self.describe('sim_script')}: only the simulator follows a script, and"
-            return [f"{only} {self.describe('engine')}; set engine 'sim', or leave the script out"]
-        if self.engine == "external":
-            if self.url is None:
-                return [f"{self.describe('engine')}: needs a URL (--mlc-url)"]
-            return []
-        if self.url is not None:
-            already = f"{self.describe('url')} attaches to a server that is already there"
-            return [f"{already}, and {self.describe('engine')} would start one: give one of them"]
-        if self.engine == "mock" and self.model_lib is not None:
-            if not self.model_lib.startswith("mock://"):
-                return [f"{self.describe('model_lib')}: engine 'mock' uses the library mock://echo"]
-            return []
-        if self.engine == "mlc" and self.model is None:
-            return [NOT_CONFIGURED]
-        return []
-
-    def _argument_problems(self) -> list[str]:
-        problems = []
-        for argument in self.args:
-            flag = argument.partition("=")[0]
-            matches = [f for f in SERVE_FLAGS if f == flag]
-            # argparse takes an unambiguous beginning for the flag, so "--por" is a port as well.
-            if not matches and flag.startswith("--") and len(flag) > 2:
-                matches = [f for f in SERVE_FLAGS if f.startswith(flag)]
-            if matches:
-                setting = BY_NAME[SERVE_FLAGS[matches[0]]]
-                problems.append(
-                    f"{self.describe('args')}: {flag!r} would be given twice; "
-                    f"use {setting.flag} ({setting.field}=) for it"
-                    + (f", now {self.describe(setting.field)}" if setting.field else "")
-                )
-        return problems
-
-
-NOT_CONFIGURED = """\
-no MLC server is configured: nothing says what to serve.
-One of these does:
-  --mlc-model dist/Llama-3-8B-Instruct-q4f16_1-MLC   a real model (also: HF://org/name)
-  --mlc-engine mock                                  the real server without weights or GPU
-  --mlc-engine sim                                   the simulator of this package
-  --mlc-url http://127.0.0.1:8000                    a server that is already there
-Each is also an ini key (mlc_model = ...), an environment variable (PYTEST_MLC_MODEL), and a field \
-of the ServerConfig that an overridden fixture mlc_server_config returns."""
-
-
-class Merged:
-    """One value for each thing, from `engine_config`, `overrides` and the flags together.
-
-    Parameters
-    ----------
-    config
-        The configuration.
-
-    Attributes
-    ----------
-    overrides
-        Keys and values for ``--overrides``.
-    flags
-        `speculative_mode`, `prefix_cache_mode` and `prefill_mode`, where they are not at
-        upstream's default.
-    model_lib, additional_models
-        As on the command line.
-    problems
-        Contradictions; each names both places.
-    """
-
-    def __init__(self, config: ServerConfig) -> None:
-        self.problems: list[str] = []
-        self.overrides: dict[str, OverrideValue] = dict(config.overrides)
-        self.flags: dict[str, str] = {}
-        self.model_lib = config.model_lib
-        self.additional_models = config.additional_models
-        for name in ENGINE_FIELD_TO_FLAG:
-            value = getattr(config, name)
-            if value is not None and value != DEFAULTS[name]:
-                self.flags[name] = value
-        if config.engine_config is not None:
-            self._add_engine_config(config, config.engine_config)
-
-    def _add_engine_config(self, config: ServerConfig, engine_config: EngineConfig) -> None:
-        changed = engine_config.changed()
-        for name in ("model", "model_lib", "mode"):
-            self._check_same(config, name, getattr(engine_config, name))
-        if self.model_lib is None:
-            self.model_lib = engine_config.model_lib
-        if engine_config.kv_cache_page_size != 16:
-            self.problems.append(
-                f"engine_config.kv_cache_page_size = {engine_config.kv_cache_page_size!r}: the KV "
-                "cache supports page size 16 only"
-            )
-        for name, key in ENGINE_FIELD_TO_OVERRIDE.items():
-            if name in changed:
-                self._add_override(config, name, key, changed[name])
-        for name in ENGINE_FIELD_TO_FLAG:
-            if name in changed:
-                self._add_flag(config, name, changed[name])
-        models = self._checked(
-            "additional_models", engine_config.additional_models, additional_models
-        )
-        if models:
-            if self.additional_models and self.additional_models != models:
-                self.problems.append(
-                    f"engine_config.additional_models = {list(models)!r} and "
-                    f"{config.describe('additional_models')} differ: set one of them"
-                )
-            self.additional_models = models
-
-    def _check_same(self, config: ServerConfig, name: str, theirs: object) -> None:
-        ours = getattr(config, name)
-        if theirs is None or theirs == ours or (ours is None and name == "model_lib"):
-            return  # upstream's rule
-        self.problems.append(
-            f"engine_config.{name} = {theirs!r} and {config.describe(name)} differ: set "
-            f"engine_config.{name} to None or to the same"
-        )
-
-    def _add_override(self, config: ServerConfig, name: str, key: str, value: Any) -> None:
-        typed = self._checked(name, value, lambda raw: override_value(key, raw))
-        if typed is None:
-            return
-        if key in self.overrides and self.overrides[key] != typed:
-            origin = config.origins.get("overrides")
-            self.problems.append(
-                f"engine_config.{name} = {value!r} and {key}={self.overrides[key]} in overrides"
-                + (f" (from {origin})" if origin else "")
-                + " differ: set one of them"
-            )
-        self.overrides[key] = typed
-
-    def _checked(self, name: str, value: Any, convert: Callable[[Any], Any]) -> Any:
-        try:
-            return convert(value)
-        except (TypeError, ValueError) as error:
-            self.problems.append(f"engine_config.{name} = {value!r}: {error}")
-            return None
-
-    def _add_flag(self, config: ServerConfig, name: str, value: str) -> None:
-        if self._checked(name, value, CONVERTERS[name]) is None:
-            return
-        ours = getattr(config, name)
-        if ours is not None and ours != value:
-            self.problems.append(
-                f"engine_config.{name} = {value!r} and {config.describe(name)} differ: "
-                "set one of them"
-            )
-        self.flags[name] = value
+        return contradictions_of(self)
 
 
 _FIELDS = tuple(f.name for f in dataclasses.fields(ServerConfig))

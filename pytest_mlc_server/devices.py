@@ -8,8 +8,9 @@ from collections.abc import Sequence
 
 from pytest_mlc_server import caches, gpus, model_files
 from pytest_mlc_server.claims import Claims
-from pytest_mlc_server.config import Merged, ServerConfig
+from pytest_mlc_server.config import ServerConfig
 from pytest_mlc_server.errors import ConfigError, EngineUnavailableError
+from pytest_mlc_server.merging import Merged
 
 #: Engines that have no GPU to choose: the settings may stay where a run falls back to them.
 WITHOUT_GPU = ("mock", "sim")

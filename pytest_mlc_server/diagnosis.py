@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pytest_mlc_server import engines, logs, process, values
+from pytest_mlc_server import engines, logs, masking, process
 from pytest_mlc_server.config import ServerConfig
 from pytest_mlc_server.errors import EngineUnavailableError, StartError
 
@@ -71,8 +71,8 @@ def failed_start(
 ) -> StartError:
     """Turn the guardian's account of a failed start into the error that explains it."""
     reason, returncode = message["reason"], message["returncode"]
-    detail = values.hide(message["detail"], secrets)
-    end = values.hide(logs.tail(log), secrets)
+    detail = masking.hide(message["detail"], secrets)
+    end = masking.hide(logs.tail(log), secrets)
     missing = engines.unavailable(config, returncode, end) if reason == "exited" else None
     advice: str | None
     if missing:

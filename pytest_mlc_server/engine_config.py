@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pytest_mlc_server.errors import ConfigError
-from pytest_mlc_server.values import OVERRIDES, AdditionalModel
+from pytest_mlc_server.overrides import OVERRIDES
+from pytest_mlc_server.values import AdditionalModel
 
 Mode = Literal["local", "interactive", "server"]
 SpeculativeMode = Literal["disable", "small_draft", "eagle", "medusa"]
@@ -32,6 +33,49 @@ class EngineConfig:
 
     The meaning of each field is upstream's (``mlc_llm/serve/config.py``). A field at its default
     leaves the choice to the server.
+
+    Parameters
+    ----------
+    model, model_lib, additional_models, mode
+        As in `ServerConfig`. What is set in both has to be the same: else it is a `ConfigError`.
+    tensor_parallel_shards, pipeline_parallel_stages
+        How many GPUs share each layer, and how many stages the layers are divided into. A library
+        that is given has its own numbers.
+    opt
+        Optimisation of a library that is compiled just in time: ``O0`` to ``O3``, or single flags
+        such as ``"cublas_gemm=1;cudagraph=0"``.
+    gpu_memory_utilization
+        Share of the GPU's memory that the server may take in all, above 0 and below 1; upstream's
+        default is 0.85. The size of the KV cache follows from it.
+    kv_cache_page_size
+        Tokens in a page of the KV cache: 16 is all that the engine supports.
+    max_num_sequence
+        How many sequences are worked on at a time: the size of a batch.
+    max_total_sequence_length
+        How many tokens the KV cache holds, of all sequences together.
+    max_single_sequence_length
+        How many tokens one sequence may have: the context window.
+    prefill_chunk_size
+        How many tokens of prompts are worked on at a time.
+    sliding_window_size, attention_sink_size
+        Tokens of the sliding window, and of the sink before it, for models that have them.
+    max_history_size
+        How many steps the state of a recurrent model can be rolled back.
+    kv_state_kind
+        ``kv_cache`` or ``rnn_state``.
+    speculative_mode
+        ``disable``, ``small_draft``, ``eagle`` or ``medusa``.
+    spec_draft_length, spec_tree_width
+        How many tokens a draft has (0: the engine adapts it), and how many branches.
+    prefix_cache_mode
+        ``radix`` or ``disable``.
+    prefix_cache_max_num_recycling_seqs
+        How many finished sequences the prefix cache keeps. None: as many as `max_num_sequence`; 0:
+        none; -1: any number.
+    prefill_mode
+        ``hybrid`` or ``chunked``.
+    verbose
+        Whether the engine writes to the log.
     """
 
     model: str | None = None

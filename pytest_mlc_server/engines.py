@@ -16,16 +16,26 @@ from typing import Any
 
 from pytest_mlc_server import builds, runtime
 from pytest_mlc_server.builds import Builds
-from pytest_mlc_server.config import NOT_CONFIGURED, Merged, ServerConfig
+from pytest_mlc_server.config import ServerConfig
+from pytest_mlc_server.contradictions import NOT_CONFIGURED
 from pytest_mlc_server.errors import ConfigError
+from pytest_mlc_server.masking import masked_args
+from pytest_mlc_server.merging import Merged
+from pytest_mlc_server.overrides import OverrideValue
 from pytest_mlc_server.process import MARK
-from pytest_mlc_server.values import OverrideValue, masked_args
 
 #: The simulator's model where none is given.
 SIM_MODEL = "sim-model"
 
 #: The library name that makes the real server echo its prompt, without weights and GPU.
 MOCK_LIBRARY = "mock://echo"
+
+#: The module that each engine's server is, with the words that come before `serve`.
+PROGRAMS = {
+    "mlc": ("mlc_llm",),
+    "mock": ("mlc_llm",),
+    "sim": ("pytest_mlc_server", "sim"),
+}
 
 #: The file that runs a module where `python -m` does not do: with an API key that stands on no
 #: command line, or launched in another way. Its first argument says how.
@@ -166,12 +176,13 @@ def plan(
 
 
 def _program(config: ServerConfig) -> tuple[str, ...]:
+    words = PROGRAMS[config.engine or "mlc"]
     if config.engine == "sim":
         # The simulator is part of this package, which need not be installed in `python`.
-        return sys.executable, *_runner(config, "plain"), "pytest_mlc_server", "sim"
+        return sys.executable, *_runner(config, "plain"), *words
     # The direct launch is what is left where there is no warm parent.
     launch = "plain" if config.launch == "plain" else "direct"
-    return config.python or sys.executable, *_runner(config, launch), "mlc_llm"
+    return config.python or sys.executable, *_runner(config, launch), *words
 
 
 def _runner(config: ServerConfig, launch: str) -> tuple[str, ...]:

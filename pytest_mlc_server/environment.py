@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from pytest_mlc_server import values
+from pytest_mlc_server import masking
 
 if TYPE_CHECKING:
     from pytest_mlc_server.server import PopenServer
@@ -16,7 +16,7 @@ class Environment(dict[str, str]):
     """Environment variables; pytest shows a test's arguments, and must not show secrets."""
 
     def __repr__(self) -> str:
-        return repr(values.masked_env(self))
+        return repr(masking.masked_env(self))
 
 
 class ServerEnv(Environment):

@@ -10,6 +10,7 @@ import requests
 
 from pytest_mlc_server.config import ServerConfig
 from pytest_mlc_server.errors import ConfigError, StartError
+from pytest_mlc_server.masking import mask_url
 
 
 def attach(config: ServerConfig) -> str:
@@ -36,7 +37,7 @@ def attach(config: ServerConfig) -> str:
         models = _list(http, config)
         if config.model is not None and config.model not in models:
             raise ConfigError(
-                f"{config.describe('model')}: the server at {config.url} has "
+                f"{config.describe('model')}: the server at {mask_url(config.url or '')} has "
                 f"{', '.join(models) or 'no model'}; leave the model out to use what it has"
             )
         model = config.model or models[0]
@@ -58,7 +59,13 @@ def session(config: ServerConfig) -> requests.Session:
     http.headers["User-Agent"] = "pytest-mlc-server-probe"
     if config.api_key:
         http.headers["Authorization"] = f"Bearer {config.api_key}"
+        http.auth = as_it_is
     return http
+
+
+def as_it_is(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """Leave a request alone: else a netrc's entry for the host takes the key's place."""
+    return request
 
 
 def is_local(url: str) -> bool:

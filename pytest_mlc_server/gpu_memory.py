@@ -9,9 +9,10 @@ import os
 from collections import Counter
 
 from pytest_mlc_server import caches, gpus, model_files
-from pytest_mlc_server.config import Merged, ServerConfig
+from pytest_mlc_server.config import ServerConfig
 from pytest_mlc_server.devices import Devices, Group, group_size
 from pytest_mlc_server.errors import ConfigError, EngineUnavailableError
+from pytest_mlc_server.merging import Merged
 
 
 def check(config: ServerConfig, devices: Devices, workers: int) -> None:
@@ -36,7 +37,7 @@ def check(config: ServerConfig, devices: Devices, workers: int) -> None:
     __tracebackhide__ = True
     if workers < 2 or config.engine != "mlc":
         return
-    weights = _weights(config)
+    weights = weights_of(config)
     if not weights:
         return
     size = group_size(config)
@@ -70,7 +71,7 @@ def _gib(number: int) -> str:
     return f"{number / (1 << 30):.1f} GiB"
 
 
-def _weights(config: ServerConfig) -> int:
+def weights_of(config: ServerConfig) -> int:
     """Return the bytes of the weights that a server loads, as far as they are known."""
     environment = gpus.environment_of(config.env)
     cwd = config.cwd or os.getcwd()

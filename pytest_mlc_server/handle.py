@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from pytest_mlc_server import engines, logs, preflight, slots, values
+from pytest_mlc_server import engines, logs, masking, preflight, slots
 from pytest_mlc_server.config import ServerConfig
 from pytest_mlc_server.errors import ConfigError
 from pytest_mlc_server.leases import GuardianLostError, Lease
@@ -125,7 +125,7 @@ class Handle:
 
     def hide_secrets(self, text: str) -> str:
         """Return a text without the API key and without values of secret variables."""
-        return values.hide(text, self._secrets())
+        return masking.hide(text, self._secrets())
 
     def _begin(self) -> None:
         self._guardian_lost = False
@@ -243,7 +243,7 @@ class Handle:
 
     def _secrets(self) -> list[str]:
         env = {**self.config.env, **self._extra_env, engines.SIM_TOKEN: self._sim_token}
-        return values.secrets_of(self.config.api_key, env)
+        return masking.secrets_of(self.config.api_key, env, self.config.url)
 
     def _end(self) -> None:
         self._leave_slot()

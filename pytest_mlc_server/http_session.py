@@ -43,7 +43,7 @@ class ServerSession(requests.Session):
         self.trust_env = not external.is_local(base_url)
         if api_key:
             self.headers["Authorization"] = f"Bearer {api_key}"
-            self.auth = _as_it_is  # else a netrc's entry for the host takes the key's place
+            self.auth = external.as_it_is
         adapter = RecordingAdapter(base_url) if record else HTTPAdapter()
         self.mount("http://", adapter)
         self.mount("https://", adapter)
@@ -137,7 +137,3 @@ def origin(url: str) -> tuple[str, str | None, int | None]:
     parts = urlsplit(url)
     default = {"http": 80, "https": 443}.get(parts.scheme)
     return parts.scheme, parts.hostname, parts.port or default
-
-
-def _as_it_is(request: requests.PreparedRequest) -> requests.PreparedRequest:
-    return request

@@ -15,7 +15,8 @@ from pytest_mlc_server.leases import GuardianLostError, Lease
 from pytest_mlc_server.warming import Warming
 
 if TYPE_CHECKING:
-    from pytest_mlc_server.sharing import Door, Share
+    from pytest_mlc_server.doors import Door
+    from pytest_mlc_server.sharing import Share
 
 #: How much longer than its own time limits the guardian may take before it is given up, seconds.
 GUARDIAN_GRACE = 15.0
@@ -57,9 +58,9 @@ class Launching(Warming):
     def _check(self, config: ServerConfig) -> None:
         __tracebackhide__ = True
         if config.port != "auto":
-            from pytest_mlc_server import sharing
+            from pytest_mlc_server import shared_servers
 
-            sharing.free_port(int(config.port), config.stop_timeout)
+            shared_servers.free_port(int(config.port), config.stop_timeout)
         preflight.check(config, self._extra_env)
 
     def _order(

@@ -1,4 +1,4 @@
-"""The holder's side of the guardian: start it, hold it, hear its news, let it go.
+"""A lease, the holder's end of a guardian: hold the server, hear its news, let it go.
 
 The guardian stops its server when the lease's socket closes or its holder's process ends, in
 whatever way. A lease therefore needs no clean-up to be safe; clean-up only makes the end orderly.
@@ -7,33 +7,18 @@ whatever way. A lease therefore needs no clean-up to be safe; clean-up only make
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import os
 import select
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pytest_mlc_server import logs, process
+from pytest_mlc_server import guardian_process, logs, process
 from pytest_mlc_server.errors import ConfigError
-
-#: Guardians that were not waited for; looked at again, so that they do not stay as zombies.
-_leaving: list[subprocess.Popen[bytes]] = []
-
-
-class _Guardian(subprocess.Popen[bytes]):
-    """A process that may outlive its holder: that is what it is for, and no reason to warn."""
-
-    def __del__(self) -> None:
-        if self.poll() is None:
-            self.returncode = 0
-        super().__del__()
-
 
 #: Processes without which this one has no use for servers either: the controller of an xdist
 #: worker, which lives on for 5 to 15 s after its controller was killed.
@@ -106,7 +91,7 @@ class Lease:
         record = b"\0".join(os.fsencode(field) for field in fields)
         self._socket, theirs = socket.socketpair()
         with theirs:
-            self._guardian: subprocess.Popen[bytes] | None = _start_guardian(
+            self._guardian: subprocess.Popen[bytes] | None = guardian_process.start(
                 theirs,
                 log,
                 () if door is None else (door,),
@@ -281,15 +266,13 @@ class Lease:
     def _guardian_ended(self, timeout: float) -> bool:
         """Wait for the guardian's end: of our child, its watcher; else of its keeper."""
         if self._guardian is not None:
-            return _ended(self._guardian, timeout)
-        return await_end(self._keeper, self._keeper_start, timeout)
+            return guardian_process.ended(self._guardian, timeout)
+        return guardian_process.await_end(self._keeper, self._keeper_start, timeout)
 
     def leave(self) -> None:
         """Close the lease without waiting for the end of anything."""
         self._socket.close()
-        _leaving[:] = [guardian for guardian in _leaving if guardian.poll() is None]
-        if self.mine and self._guardian is not None and self._guardian.poll() is None:
-            _leaving.append(self._guardian)
+        guardian_process.leave(self._guardian if self.mine else None)
 
     def sweep(self) -> None:
         """Kill whatever carries the server's mark: the last belt, when the guardian is gone."""
@@ -314,92 +297,3 @@ class Lease:
 def holders() -> list[tuple[int, str]]:
     """Return the processes without which this one needs no server, each with its start time."""
     return [(pid, process.start_time(pid)) for pid in (os.getpid(), *also_needed)]
-
-
-def await_end(pid: int, start: str, timeout: float) -> bool:
-    """Wait until a process, which need not be a child, has ended; tell whether it has.
-
-    Parameters
-    ----------
-    pid, start
-        Its number, and what tells it from a later process with that number.
-    timeout
-        In seconds.
-    """
-    deadline = time.monotonic() + timeout
-    while pid and process.start_time(pid) == start:
-        remaining = deadline - time.monotonic()
-        if remaining <= 0:
-            return False
-        try:
-            descriptor = os.pidfd_open(pid)
-        except (AttributeError, OSError):
-            try:
-                os.kill(pid, 0)  # where there is no pidfd, there is no start time either
-            except ProcessLookupError:
-                return True
-            time.sleep(0.01)
-            continue
-        try:
-            poll = select.poll()
-            poll.register(descriptor, select.POLLIN)
-            return bool(poll.poll(remaining * 1000))
-        finally:
-            os.close(descriptor)
-    return True
-
-
-def _ended(process: subprocess.Popen[bytes], timeout: float) -> bool:
-    """Wait for the end of a process; `Popen.wait` with a time limit sleeps up to 50 ms too long."""
-    try:
-        descriptor = os.pidfd_open(process.pid)
-    except (AttributeError, OSError):  # not on this platform, or it has ended and was looked at
-        pass
-    else:
-        try:
-            poll = select.poll()
-            poll.register(descriptor, select.POLLIN)
-            if not poll.poll(timeout * 1000):
-                return False
-        finally:
-            os.close(descriptor)
-    try:
-        process.wait(timeout)
-    except subprocess.TimeoutExpired:
-        return False
-    return True
-
-
-def _start_guardian(
-    lease: socket.socket,
-    log: str,
-    doors: Sequence[socket.socket] = (),
-    held: Sequence[int] = (),
-    forks: Sequence[socket.socket] = (),
-) -> subprocess.Popen[bytes]:
-    psutil = importlib.util.find_spec("psutil")
-    psutil_home = os.path.dirname(os.path.dirname((psutil and psutil.origin) or ""))
-    entry = os.path.join(os.path.dirname(__file__), "guardian", "__main__.py")
-    descriptors = [str(end.fileno()) for end in (lease, *doors)]
-    words = os.open(
-        logs.words_path(log), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
-    )
-    try:
-        return _Guardian(
-            [
-                *(sys.executable, "-I", "-S", entry, descriptors[0], psutil_home),
-                *descriptors[1:],
-                *(f"held={descriptor}" for descriptor in held),
-                *(f"forks={end.fileno()}" for end in forks),
-            ],
-            stdin=subprocess.DEVNULL,
-            # Never pytest's own: whoever waits for the end of pytest's output would wait for the
-            # guardian's end too.
-            stdout=words,
-            stderr=words,
-            cwd="/",
-            pass_fds=[*map(int, descriptors), *held, *(end.fileno() for end in forks)],
-            start_new_session=True,
-        )
-    finally:
-        os.close(words)

@@ -9,9 +9,9 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from pytest_mlc_server import logs, sharing, warm
+from pytest_mlc_server import logs, shared_servers, warm
 from pytest_mlc_server.errors import MLCServerError
-from pytest_mlc_server.sharing import Found
+from pytest_mlc_server.shared_servers import Found
 
 #: Exit codes: no such server, wrong use (as argparse).
 NOT_FOUND, WRONG_USE = 1, 2
@@ -54,9 +54,9 @@ def _ps(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--json", action="store_true", help="one JSON array, for programs")
     as_json = parser.parse_args(argv).json
-    servers = sharing.everywhere()
+    servers = shared_servers.everywhere()
     if as_json:
-        print(json.dumps([_facts(server) for server in servers], indent=2))
+        print(json.dumps([facts_of(server) for server in servers], indent=2))
         return 0
     rows = [_row(server) for server in servers]
     if not rows:
@@ -72,7 +72,8 @@ def _ps(argv: Sequence[str]) -> int:
     return 0
 
 
-def _facts(server: Found) -> dict[str, Any]:
+def facts_of(server: Found) -> dict[str, Any]:
+    """Return what is known of a shared server, as ``ps --json`` tells it."""
     status, ready = server.status, server.status.get("ready") or {}
     named = ("engine", "model", "device", "scope")
     return {
@@ -90,7 +91,7 @@ def _facts(server: Found) -> dict[str, Any]:
 
 
 def _row(server: Found) -> tuple[str, ...]:
-    facts = _facts(server)
+    facts = facts_of(server)
     started = time.strftime("%Y-%m-%d %H:%M", time.localtime(float(facts["started_at"] or 0)))
     idle = "-" if facts["idle"] is None else f"{facts['idle']:.0f} s"
     users, engine, model = facts["users"], facts["engine"], facts["model"]
@@ -127,7 +128,7 @@ def _stop(argv: Sequence[str]) -> int:
         parser.error("give the ids of servers (see `ps`), or --all")
     if asked.timeout < 0:
         parser.error("--timeout must be 0 or more")
-    servers = sharing.everywhere()
+    servers = shared_servers.everywhere()
     code = 0
     if not asked.all:
         servers, code = _chosen(servers, asked.id)
@@ -148,7 +149,7 @@ def _logs(argv: Sequence[str]) -> int:
         "-n", "--lines", type=int, default=0, metavar="N", help="the last N lines (default: all)"
     )
     asked = parser.parse_args(argv)
-    servers, code = _chosen(sharing.everywhere(), [asked.id])
+    servers, code = _chosen(shared_servers.everywhere(), [asked.id])
     for server in servers:
         path = str(server.status["log"])
         if asked.path:

@@ -1,21 +1,18 @@
-"""Tests that run once with each of several models: what pytest is told, and what each test gets."""
+"""Tests that run once with each of several models: what pytest is told, and which is whose."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pytest_mlc_server import models
 from pytest_mlc_server.errors import ConfigError
-from pytest_mlc_server.factory import ServerFactory
 
 if TYPE_CHECKING:
     from pytest_mlc_server.config import ServerConfig
     from pytest_mlc_server.models import Choice
-    from pytest_mlc_server.pool import ServerPool
-    from pytest_mlc_server.server import PopenServer
     from pytest_mlc_server.session import Session
 
 #: The fixture that has the parameter.
@@ -122,10 +119,17 @@ def choice_of(item: pytest.Item) -> Choice | None:
     params = getattr(getattr(item, "callspec", None), "params", {})
     if SERVER not in params:
         return None
-    return _checked(params[SERVER], item.nodeid)
+    return checked(params[SERVER], item.nodeid)
 
 
-def _checked(param: object, test: str) -> Choice | None:
+def checked(param: object, test: str) -> Choice | None:
+    """Return what a parameter of `mlc_server` chooses a server by; None for none.
+
+    Raises
+    ------
+    ConfigError
+        If it is nothing to choose a server by; the message names the test.
+    """
     __tracebackhide__ = True
     if param is None or isinstance(param, models.Choice):
         return param
@@ -148,66 +152,6 @@ def config_of(item: pytest.Item, config: ServerConfig) -> ServerConfig:
     return config if choice is None else models.changed(config, choice)
 
 
-def lent(
-    request: pytest.FixtureRequest, factory: ServerFactory, session: Session
-) -> Iterator[PopenServer]:
-    """Give the server that the parameter of the fixture asks for, until the parameter changes."""
-    __tracebackhide__ = True
-    choice = _checked(getattr(request, "param", None), "this test")
-    if not isinstance(factory, ServerFactory):
-        # Somebody's own, in place of ours: it is called, as it always was.
-        yield factory(**(choice.changes if choice is not None else {}))
-        return
-    server = factory.lend(choice)
-    begin_next(request, session, factory, choice)
-    yield server
-    factory.take_back(server)
-
-
-def begin_next(
-    request: pytest.FixtureRequest,
-    session: Session,
-    factory: ServerFactory,
-    choice: Choice | None,
-) -> None:
-    """Begin to start the server of the tests that follow, if there may be one more.
-
-    Which tests an xdist worker gets is not known: there `begin_for` does this, test by test.
-    """
-    if session.start == "lazy" or session.worker or not session.choices:
-        return
-    from pytest_mlc_server import early
-
-    items = request.session.items
-    current = getattr(request, "_pyfuncitem", None)
-    later = items[items.index(current) + 1 :] if current in items else []
-    for item, changes in early.needing(session, later):
-        if SERVER in getattr(item, "fixturenames", ()) and choice_of(item) is not choice:
-            factory.begin(**changes)
-            return
-
-
-def begin_for(item: pytest.Item, before: pytest.Item, session: Session, pool: ServerPool) -> None:
-    """Begin to start the server of a test while the one before it runs, if there may be one more.
-
-    Parameters
-    ----------
-    item
-        The test.
-    before
-        The one that runs now.
-    session, pool
-        The plugin's session, and its servers.
-    """
-    from pytest_mlc_server import early
-
-    names = getattr(item, "fixturenames", ())
-    if session.start == "lazy" or SERVER not in names or changes_of(item) == changes_of(before):
-        return
-    for _, changes in early.needing(session, [item]):
-        ServerFactory(pool, session.config).begin(**changes)
-
-
 def changes_of(item: pytest.Item) -> dict[str, Any] | None:
     """Return the fields in which a test's server differs; None if that cannot be told."""
     try:
@@ -215,16 +159,3 @@ def changes_of(item: pytest.Item) -> dict[str, Any] | None:
     except ConfigError:
         return None
     return {} if choice is None else choice.changes
-
-
-def spare(item: pytest.Item, pool: ServerPool) -> list[PopenServer]:
-    """Return the servers that were lent to tests before this one, and that it does not use."""
-    params = getattr(getattr(item, "callspec", None), "params", {})
-    if SERVER not in getattr(item, "fixturenames", ()):
-        return []
-    wanted = params.get(SERVER)
-    return [
-        server
-        for server in pool.running
-        if id(server) in pool.lent_for and pool.lent_for[id(server)][1] is not wanted
-    ]

@@ -107,7 +107,7 @@ def _load(path: str) -> tuple[Any, str]:
             return json.load(file), ""
     except OSError as error:
         return None, f"cannot read {path}: {error.strerror}"
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # thousands of brackets, in a file that is none
         return None, f"{path} is not valid JSON ({error}); copy or make it anew"
 
 

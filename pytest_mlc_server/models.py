@@ -11,7 +11,7 @@ from typing import Any
 from pytest_mlc_server.config import ServerConfig
 from pytest_mlc_server.errors import ConfigError
 from pytest_mlc_server.options import Given
-from pytest_mlc_server.values import written
+from pytest_mlc_server.reading import written
 
 
 class Choice:

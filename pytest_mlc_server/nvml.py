@@ -85,6 +85,28 @@ def used_by(pids: Collection[int]) -> int | None:
     return _asked(ask)
 
 
+def users(device: str) -> list[tuple[int, int | None]] | None:
+    """Return the processes that compute on a device, and the bytes of it that each uses.
+
+    Parameters
+    ----------
+    device
+        As for `memory`.
+
+    Returns
+    -------
+    list or None
+        Pairs of process id and bytes, None for bytes that the driver does not tell; None if it
+        cannot be told who they are.
+    """
+
+    def ask(library: Any) -> list[tuple[int, int | None]]:
+        found = library.nvmlDeviceGetComputeRunningProcesses(_handle(library, device))
+        return [(int(one.pid), one.usedGpuMemory) for one in found]
+
+    return _asked(ask)
+
+
 def wait_until_released(pids: Collection[int], timeout: float) -> bool | None:
     """Wait until processes use no memory of any GPU.
 

@@ -490,10 +490,18 @@ def add_ini(parser: pytest.Parser) -> None:
             _add_ini_key(parser, setting)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Register the flags that configure a server with a plain argparse parser."""
+def add_arguments(parser: argparse.ArgumentParser, *, session: bool = False) -> None:
+    """Register the flags that configure a server with a plain argparse parser.
+
+    Parameters
+    ----------
+    parser
+        The parser.
+    session
+        Whether to register those of a test session as well.
+    """
     for setting, flag, options in _flags():
-        if setting.field is not None:
+        if session or setting.field is not None:
             parser.add_argument(flag, **options)
 
 

@@ -57,7 +57,8 @@ def pytest_configure(config: pytest.Config) -> None:
         config.stash[_SESSION] = wiring.open_session(config, given)
 
 
-def _given(config: pytest.Config) -> dict[str, options.Given]:
+def _given(config: pytest.Config, unreadable: list[str] | None = None) -> dict[str, options.Given]:
+    """Return what was set, and where; what cannot be read goes to a list, if there is one."""
     cwd = str(config.invocation_params.dir)
 
     def from_cli(setting: options.Setting) -> tuple[object, str] | None:
@@ -78,7 +79,13 @@ def _given(config: pytest.Config) -> dict[str, options.Given]:
             return None
         from pytest_mlc_server import wiring
 
-        return wiring.from_ini(config, setting, value, problem)
+        try:
+            return wiring.from_ini(config, setting, value, problem)
+        except pytest.UsageError as error:
+            if unreadable is None:
+                raise
+            unreadable.append(str(error))
+            return None
 
     return options.collect(from_cli, os.environ, from_ini, cwd)
 
@@ -176,7 +183,12 @@ def _begin_early(config: pytest.Config, tests: pytest.Session | None) -> None:
 
 @pytest.fixture(scope="session")
 def mlc_server_config(pytestconfig: pytest.Config) -> ServerConfig:
-    """The configuration of the session's server; override it to change anything."""
+    """The configuration of the session's server; override it to change anything.
+
+    It comes from the settings. Override it in a ``conftest.py``, with the same scope, and return
+    ``mlc_server_config.replace(...)``; what the fixtures below give follows it. A configuration
+    that contradicts itself is a `ConfigError`, before anything is started.
+    """
     return _session(pytestconfig).config
 
 
@@ -184,7 +196,12 @@ def mlc_server_config(pytestconfig: pytest.Config) -> ServerConfig:
 def mlc_server_factory(
     pytestconfig: pytest.Config, mlc_server_config: ServerConfig
 ) -> Iterator[ServerFactory]:
-    """Call it with fields of `ServerConfig` that differ, and get a running server."""
+    """Call it with fields of `ServerConfig` that differ, and get a running server.
+
+    ``mlc_server_factory(overrides={"max_num_sequence": 1})``. The same configuration twice is the
+    same server; ``fresh=True`` is one that nobody else gets. Such servers live until the session
+    ends, those of ``with mlc_server_factory.temporary(...) as server:`` until the end of the block.
+    """
     from pytest_mlc_server import wiring
 
     session = _session(pytestconfig)
@@ -196,16 +213,28 @@ def mlc_server_factory(
 def mlc_server(
     request: pytest.FixtureRequest, mlc_server_factory: ServerFactory
 ) -> Iterator[PopenServer]:
-    """A running MLC LLM server: the session's, or that of the model which the test runs with."""
-    __tracebackhide__ = True
-    from pytest_mlc_server import matrix
+    """A running MLC LLM server: the session's, or that of the model which the test runs with.
 
-    yield from matrix.lent(request, mlc_server_factory, _session(request.config))
+    It is ready: it has generated a token, unless the setting ``ready`` asks for less. A start that
+    fails is a `StartError` in the first test, told whole, and in short in each further one; where
+    the engine or its hardware is missing, an `EngineUnavailableError`, which
+    ``--mlc-unavailable skip`` turns into skips. A server that died is started again, behind the
+    same handle, before the next test that needs it.
+    """
+    __tracebackhide__ = True
+    from pytest_mlc_server import lending
+
+    yield from lending.lent(request, mlc_server_factory, _session(request.config))
 
 
 @pytest.fixture
 def mlc_environ(mlc_server: PopenServer, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """Set, for one test, the variables with which an application finds the server."""
+    """Set, for one test, the variables with which an application finds the server.
+
+    ``OPENAI_BASE_URL``, ``OPENAI_API_KEY`` and ``OPENAI_MODEL``; and, where the environment names
+    an HTTP proxy and the server is one that was started, ``NO_PROXY`` with its host. The value is
+    a dict of what was set. For all tests: ``usefixtures = mlc_environ`` in the ini file.
+    """
     environment = mlc_server.env()
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
@@ -222,7 +251,11 @@ def _mlc_openai() -> None:
 
 @pytest.fixture
 def mlc_client(_mlc_openai: None, mlc_server: PopenServer) -> Iterator[openai.OpenAI]:
-    """A client of the server from OpenAI's package: its URL and key, no retries, no proxy."""
+    """A client of the server from OpenAI's package: its URL and key, no retries, no proxy.
+
+    Its time limit is 60 s, and it is closed with the test. It needs the extra ``openai``, and says
+    so before a server is started.
+    """
     from pytest_mlc_server import clients
 
     yield from clients.client(mlc_server)
@@ -232,7 +265,11 @@ def mlc_client(_mlc_openai: None, mlc_server: PopenServer) -> Iterator[openai.Op
 def mlc_async_client(
     _mlc_openai: None, mlc_server: PopenServer, request: pytest.FixtureRequest
 ) -> Iterator[openai.AsyncOpenAI]:
-    """As `mlc_client`, asynchronous: for pytest-asyncio, anyio, or an event loop of one's own."""
+    """As `mlc_client`, asynchronous: for pytest-asyncio, anyio, or an event loop of one's own.
+
+    It keeps no connection open after an answer. A stream that a test leaves unread is closed in the
+    test's own loop when its function ends.
+    """
     from pytest_mlc_server import clients
 
     yield from clients.async_client(mlc_server, request.node)
@@ -240,7 +277,11 @@ def mlc_async_client(
 
 @pytest.fixture
 def mlc_session(mlc_server: PopenServer) -> Iterator[requests.Session]:
-    """A session of `requests` whose relative URLs are the server's; with its key, without proxy."""
+    """A session of `requests` whose relative URLs are the server's; with its key, without proxy.
+
+    ``mlc_session.get("/v1/models")``. The key is sent to the server alone, not to other hosts whose
+    URLs it is given. It is closed with the test.
+    """
     from pytest_mlc_server import clients
 
     yield from clients.session(mlc_server)
@@ -248,7 +289,13 @@ def mlc_session(mlc_server: PopenServer) -> Iterator[requests.Session]:
 
 @pytest.fixture
 def mlc_sim(_mlc_sim_gate: None, mlc_server: PopenServer) -> Iterator[MLCSim]:
-    """Script the simulator and see what it was asked, afresh for each test; skips elsewhere."""
+    """Script the simulator and see what it was asked, afresh for each test; skips elsewhere.
+
+    ``mlc_sim.when("weather").reply("Sunny.")``. On another engine than ``sim`` the test is skipped,
+    before a server is started for it. The test fails at its end if a reply function failed, if a
+    `when` was left without an answer, or, with ``mlc_sim.default("fail")``, if no rule was for a
+    request.
+    """
     __tracebackhide__ = True
     from pytest_mlc_server import wiring
 
@@ -257,7 +304,11 @@ def mlc_sim(_mlc_sim_gate: None, mlc_server: PopenServer) -> Iterator[MLCSim]:
 
 @pytest.fixture
 def mlc_usage(mlc_server: PopenServer, request: pytest.FixtureRequest) -> MLCUsage:  # noqa: ARG001
-    """What the test has cost so far at its servers: requests, tokens, times, errors."""
+    """What the test has cost so far at its servers: requests, tokens, times, errors.
+
+    ``assert mlc_usage.completion_tokens < 200``. What is not known raises `UsageUnknownError` when
+    it is read, with the reason. With ``--mlc-no-usage`` the test is skipped.
+    """
     from pytest_mlc_server.reporting import costs
 
     return costs.live(_session(request.config))

@@ -17,9 +17,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from pytest_mlc_server import caches, model_files, process
-from pytest_mlc_server.config import Merged, ServerConfig
+from pytest_mlc_server.config import ServerConfig
 from pytest_mlc_server.errors import ConfigError
-from pytest_mlc_server.values import unknown_override_text, unknown_overrides
+from pytest_mlc_server.merging import Merged
+from pytest_mlc_server.overrides import unknown_override_text, unknown_overrides
 
 
 def check(config: ServerConfig, extra_env: Mapping[str, str] | None = None) -> None:
@@ -66,7 +67,7 @@ def problems(config: ServerConfig, extra_env: Mapping[str, str] | None = None) -
         *_python_problems(config),
         *_script_problems(config),
         *override_problems(config),
-        *_port_problems(config),
+        *port_problems(config),
         *_directory_problems(config),
     ]
 
@@ -221,7 +222,8 @@ def _directory_problems(config: ServerConfig) -> list[str]:
     return problems
 
 
-def _port_problems(config: ServerConfig) -> list[str]:
+def port_problems(config: ServerConfig) -> list[str]:
+    """Return why the port of a configuration cannot be bound now; nothing where it can."""
     if config.port == "auto":
         return []
     port = int(config.port)

@@ -13,8 +13,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pytest_mlc_server import caches, gpus, logs, options, preflight, waiting
-from pytest_mlc_server.config import Merged, ServerConfig
+from pytest_mlc_server.config import ServerConfig
 from pytest_mlc_server.errors import ConfigError, MLCServerError
+from pytest_mlc_server.merging import Merged
 from pytest_mlc_server.runner import NO_SERVER, WRONG_USE, checked, given, stop_on_signals
 from pytest_mlc_server.server import PopenServer
 

@@ -119,6 +119,16 @@ def is_running(process: psutil.Process) -> bool:
         return True
 
 
+def has_ended(pid: int) -> bool:
+    """Tell whether a process has ended, also while its parent has not looked yet."""
+    import psutil
+
+    try:
+        return not is_running(psutil.Process(pid))
+    except psutil.NoSuchProcess:
+        return True
+
+
 def marked(mark: str) -> list[psutil.Process]:
     """Return all living processes whose environment carries a server's mark."""
     import psutil

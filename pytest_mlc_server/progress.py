@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from pytest_mlc_server import logs
+from pytest_mlc_server.masking import mask_url
 
 if TYPE_CHECKING:
     from pytest_mlc_server.handle import Handle
@@ -114,7 +115,7 @@ class Starting:
         if not model.startswith("HF://"):
             model = model.rpartition("/")[2]  # a path would fill the line
         engine = str(server.config.engine)
-        what = f"{engine} {model!r}" if model else f"{engine} {server.config.url or ''}"
+        what = f"{engine} {model!r}" if model else f"{engine} {mask_url(server.config.url or '')}"
         # The log of a server that is started again goes on.
         again = bool(server.base_url) and server.log_path is not None
         return cls(

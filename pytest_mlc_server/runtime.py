@@ -2,11 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import tempfile
+from collections.abc import Iterator
 
 from pytest_mlc_server.errors import ConfigError
+
+#: Whether directories are made where they are not there.
+_makes = True
+
+
+@contextlib.contextmanager
+def only_looking() -> Iterator[None]:
+    """Have nothing made and nothing tidied up in a block: paths are told as if all was there."""
+    global _makes
+    before, _makes = _makes, False
+    try:
+        yield
+    finally:
+        _makes = before
+
+
+def only_looks() -> bool:
+    """Tell whether this process only looks at what others have left."""
+    return not _makes
 
 
 def directory() -> str:
@@ -35,6 +56,8 @@ def subdirectory(name: str) -> str:
 
 
 def _private(path: str) -> str:
+    if not _makes and not os.path.lexists(path):
+        return path
     try:
         os.mkdir(path, 0o700)
     except FileExistsError:

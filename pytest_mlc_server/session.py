@@ -13,7 +13,7 @@ from pytest_mlc_server.config import ServerConfig
 from pytest_mlc_server.devices import Devices
 from pytest_mlc_server.errors import ConfigError
 from pytest_mlc_server.options import SETTINGS, Given, Setting
-from pytest_mlc_server.values import read_session, written
+from pytest_mlc_server.reading import read_session, written
 
 if TYPE_CHECKING:
     from pytest_mlc_server.accounts import Accounts

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from pytest_mlc_server.values import written
+from pytest_mlc_server.reading import written
 
 if TYPE_CHECKING:
     from pytest_mlc_server.config import ServerConfig

@@ -77,7 +77,9 @@ class Usage:
     errors: int | None = None
     """Those answered with a status of 400 or more, or not at all."""
     prompt_tokens: int | None = None
+    """Tokens of the prompts of the requests that have finished."""
     completion_tokens: int | None = None
+    """Tokens that they were answered with."""
     prefill_s: float | None = None
     """Seconds that the engine spent on prompts."""
     decode_s: float | None = None

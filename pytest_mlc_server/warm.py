@@ -17,11 +17,12 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pytest_mlc_server import fingerprint, process, runs, runtime, sharing
+from pytest_mlc_server import doors, fingerprint, process, runs, runtime, shared_servers, sharing
+from pytest_mlc_server.doors import Door
 from pytest_mlc_server.errors import MLCServerError
 from pytest_mlc_server.launcher import variables
 from pytest_mlc_server.leases import GuardianLostError, Lease
-from pytest_mlc_server.sharing import Door, Share
+from pytest_mlc_server.sharing import Share
 
 if TYPE_CHECKING:
     from pytest_mlc_server.config import ServerConfig
@@ -216,7 +217,7 @@ class _Held:
     def _ask(self) -> tuple[str, bool] | None:
         """Ask it whether what it has imported is still what is installed."""
         try:
-            with sharing.connect(Place(self.door, 0.0).socket) as connection:
+            with doors.connect(Place(self.door, 0.0).socket) as connection:
                 connection.settimeout(ANSWER_WITHIN)
                 connection.sendall(b"status\n")
                 answer = json.loads(connection.makefile("rb").readline())
@@ -241,7 +242,7 @@ def _start(share: Share, plan: LaunchPlan, config: ServerConfig) -> _Held:
     door = sharing.open_door(share, own_log=True)
     place = Place(door.path, share.linger)
     try:
-        with sharing.listener(place.socket) as forks:
+        with doors.listener(place.socket) as forks:
             lease = _lease(share, door, place, forks, plan, config)
             door.describe(
                 kind=KIND,
@@ -285,6 +286,6 @@ def _lease(
     )
 
 
-def found(plan: LaunchPlan) -> sharing.Found | None:
+def found(plan: LaunchPlan) -> shared_servers.Found | None:
     """Return the parent that waits for servers such as this; None if there is none."""
-    return next(iter(sharing.found(directory(), key(plan))), None)
+    return next(iter(shared_servers.found(directory(), key(plan))), None)

@@ -11,9 +11,9 @@ import pytest
 from pytest_mlc_server import advertise, early, options, pool, runs, workers
 from pytest_mlc_server.errors import ConfigError, MLCServerError
 from pytest_mlc_server.factory import ServerFactory
+from pytest_mlc_server.reading import written
 from pytest_mlc_server.reporting import ci, header, progress, requirement, summary, watch
 from pytest_mlc_server.session import Session
-from pytest_mlc_server.values import written
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -189,13 +189,13 @@ class Controller:
         self._session.close_parents()
         if self._run is None or self._session.scope != "run":
             return
-        from pytest_mlc_server import sharing
+        from pytest_mlc_server import shared_servers
 
         self._session.hurry = self._interrupted
         self._session.close_pool()
         timeout = None if self._interrupted else self._session.config.stop_timeout
         with contextlib.suppress(ConfigError):  # no directory to share anything in: told by tests
-            sharing.end_run(str(self._run["id"]), os.getpid(), timeout)
+            shared_servers.end_run(str(self._run["id"]), os.getpid(), timeout)
 
 
 def check_marker(item: pytest.Item, marker: pytest.Mark) -> None:

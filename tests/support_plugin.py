@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +90,7 @@ class Suite:
 
     def run_bare(self, *args: str) -> pytest.RunResult:
         """Run pytest with nothing configured, and wait for its end."""
+        skip_without_xdist(args)
         return self.pytester.runpytest_inprocess(*PLAIN, *args)
 
     def begin(self, *args: str, orders: str = "") -> subprocess.Popen[bytes]:
@@ -100,6 +101,7 @@ class Suite:
         self, command: Sequence[str], env: Mapping[str, str] | None = None
     ) -> subprocess.Popen[bytes]:
         """Begin a process in this directory, with its output in the file ``output.txt``."""
+        skip_without_xdist(command)
         with (self.path / "output.txt").open("wb") as output:
             process = subprocess.Popen(
                 command,
@@ -163,6 +165,22 @@ def make_suite(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, model
     monkeypatch.setattr(tempfile, "tempdir", None)
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     return suite
+
+
+@pytest.fixture
+def suite(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, model_dir: str
+) -> Iterator[Suite]:
+    """An empty test suite whose ``mlc_llm`` is the stand-in; at the end, no server may be left."""
+    suite = make_suite(pytester, monkeypatch, model_dir)
+    yield suite
+    suite.close()
+
+
+def skip_without_xdist(arguments: Sequence[str]) -> None:
+    """Skip a test whose inner run would load pytest-xdist, where it is not installed."""
+    if "xdist" in arguments:
+        pytest.importorskip("xdist", reason="pytest-xdist is not installed")
 
 
 def is_free(port: int) -> bool:

@@ -11,7 +11,7 @@ import pytest
 
 from pytest_mlc_server import ServerConfig, plugin
 from pytest_mlc_server.options import Given, Setting
-from pytest_mlc_server.values import read_session
+from pytest_mlc_server.reading import read_session
 
 
 @dataclass(frozen=True)

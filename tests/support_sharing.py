@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
-from pytest_mlc_server import PopenServer, ServerConfig, sharing
+from pytest_mlc_server import PopenServer, ServerConfig, doors, shared_servers
 from pytest_mlc_server.sharing import Share
 from tests.conftest import WATCHDOG, await_, await_gone, standin_env
 
@@ -100,7 +100,7 @@ class Shared:
         """Let go of everything, and check that nothing is left."""
         for server in self._handles:
             server.terminate()
-        for found in sharing.found(str(self.path)):
+        for found in shared_servers.found(str(self.path)):
             found.stop(0.0)
         for pid in self.starts:
             await_gone(pid)
@@ -240,7 +240,7 @@ class Guest:
     """A connection to a door."""
 
     def __init__(self, door: Path) -> None:
-        self.socket = sharing.connect(str(door))
+        self.socket = doors.connect(str(door))
         self.socket.settimeout(WATCHDOG)
 
     def say(self, data: bytes | Mapping[str, Any]) -> None:

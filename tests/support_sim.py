@@ -5,14 +5,27 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
 import requests
 
-from pytest_mlc_server import PopenServer
+from pytest_mlc_server import MLCSim, PopenServer
 from tests.conftest import WATCHDOG
 
 ECHO = "the prompt again"
 
 TOOL = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[PopenServer]:
+    with PopenServer(None, engine="sim", port="auto") as server:
+        yield server
+
+
+@pytest.fixture
+def sim(server: PopenServer) -> Iterator[MLCSim]:
+    with MLCSim(server) as sim:
+        yield sim
 
 
 def post(server: PopenServer, path: str, body: Any, **how: Any) -> requests.Response:

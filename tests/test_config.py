@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pytest_mlc_server import ConfigError, EngineConfig, PopenServer, ServerConfig
-from pytest_mlc_server.config import SERVE_FLAGS
+from pytest_mlc_server.contradictions import SERVE_FLAGS
 from pytest_mlc_server.options import BY_NAME, SETTINGS, Given
 
 

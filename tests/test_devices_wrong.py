@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pytest_mlc_server import ConfigError
-from pytest_mlc_server.values import visible_devices
+from pytest_mlc_server.reading import visible_devices
 from tests.support_gpus import ORIGIN, config, devices, visible
 from tests.support_gpus import gpus as gpus
 

@@ -29,7 +29,7 @@ from pytest_mlc_server.guardian import keeper
 from pytest_mlc_server.guardian.holder import Holder
 from pytest_mlc_server.guardian.loop import Loop
 from pytest_mlc_server.guardian.spawn import Order
-from pytest_mlc_server.values import OVERRIDES, parse_overrides
+from pytest_mlc_server.overrides import OVERRIDES, parse_overrides
 from tests.conftest import WATCHDOG
 
 fuzz = settings(
@@ -215,7 +215,7 @@ def test_no_message_is_too_much_for_the_guardian(data: bytes, ordered: bool) -> 
             assert loop.stopping is not None
             assert 0 <= loop.stopping.pause() < 1e9
         finally:
-            for end in (loop.holders, loop._selector, loop._sleeper, loop._waker):
+            for end in (loop.holders, loop._selector, loop.alarm):
                 end.close()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import re
 import signal
 import socket
@@ -15,7 +16,10 @@ import pytest
 import requests
 
 from pytest_mlc_server import PopenServer, StartError
+from pytest_mlc_server.guardian import probe
+from pytest_mlc_server.guardian.check import Check
 from tests.conftest import WATCHDOG, await_, await_gone, await_text
+from tests.support_plugin import free_ports
 from tests.support_server import Kin, ask, linux
 from tests.support_server import temporary as temporary
 
@@ -139,7 +143,8 @@ def test_a_slow_server_that_makes_progress_is_not_wedged(
     server = start(standin(f"requests={seen}", stop_timeout=0))
     pid = server.pid
     asker = hurt(server, prompt, seen)
-    assert server.check(deadline=0.1) == "busy"
+    # A line of the log must come within each time limit; the metrics tell when they are asked.
+    assert server.check(deadline=0.1 if prompt == "busy" else 0.4) == "busy"
     assert (server.poll(), server.pid, server.trouble) == ("ready", pid, "")
     assert server.is_alive()
     assert asker.error is None
@@ -166,6 +171,29 @@ def test_an_answer_that_is_no_token_is_an_answer(standin: Servers, tmp_path: Pat
     server = start(standin("generate-status=500", f"requests={gate}", ready="http"))
     assert server.check() == "ready"  # /v1/models is all that it was asked for
     assert server.poll() == "ready"
+
+
+def test_of_one_that_refuses_connections_the_end_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pytest_mlc_server.guardian.check.END_WITHIN", WATCHDOG)
+    looked, ended, verdicts = threading.Event(), threading.Event(), queue.SimpleQueue[str]()
+
+    def look() -> bool:
+        looked.set()
+        return ended.is_set()
+
+    expected: probe.Expected = {"model": "m", "api_key": None, "generate": True}
+    with socket.socket() as bound:  # and does not listen
+        bound.bind(("127.0.0.1", 0))
+        log = str(tmp_path / "log")
+        Check(
+            bound.getsockname(), expected, log, WATCHDOG, look, lambda *told: verdicts.put(told[1])
+        )
+        assert looked.wait(WATCHDOG)
+        assert verdicts.empty()
+        ended.set()
+        assert verdicts.get(timeout=WATCHDOG) == "ready"
 
 
 # --- started again --------------------------------------------------------------------------------
@@ -250,9 +278,7 @@ def test_a_port_that_was_taken_meanwhile_is_another_one_with_a_warning(standin: 
 
 
 def test_a_given_port_that_was_taken_meanwhile_is_an_error(standin: Servers) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    server = start(standin(port=port))
+    server = start(standin(port=free_ports(1)))
     assert server.pid is not None
     psutil.Process(server.pid).send_signal(signal.SIGKILL)
     await_state(server, "exited")

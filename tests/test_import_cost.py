@@ -1,13 +1,11 @@
-"""What importing costs a project that never asks for a server, and who may import what."""
+"""What importing costs a project that never asks for a server."""
 
 from __future__ import annotations
 
-import ast
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +13,6 @@ import pytest
 import pytest_mlc_server
 
 PACKAGE = Path(pytest_mlc_server.__file__).parent
-FILES = sorted(PACKAGE.rglob("*.py"))
 
 #: Modules that are slow to import, or that a project with this plugin need not have.
 HEAVY = {
@@ -106,91 +103,3 @@ def test_the_guardian_starts_on_the_standard_library() -> None:
     assert {f"pytest_mlc_server.guardian.{name}" for name in guardian} <= loaded
     roots = {module.partition(".")[0] for module in loaded}
     assert roots - set(sys.stdlib_module_names) == {"pytest_mlc_server"}
-
-
-# --- who may import what --------------------------------------------------------------------------
-
-
-def imports(file: Path) -> Iterator[str]:
-    """Yield what a file imports anywhere, but for what only a type checker sees."""
-    tree = ast.parse(file.read_text())
-    hidden = {
-        id(inner)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
-        for inner in ast.walk(ast.Module(node.body, []))
-    }
-    for node in ast.walk(tree):
-        if id(node) in hidden:
-            continue
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            module = node.module or ""
-            if file.parent.name == "launcher":  # it runs under another name in other interpreters
-                module = ".".join(filter(None, ["pytest_mlc_server.launcher", module]))
-            else:
-                assert node.level == 0, f"{file}: relative import"
-            yield from (f"{module}.{alias.name}" for alias in node.names)
-
-
-def modules(file: Path) -> set[str]:
-    """Return the modules of this package that a file imports, named from the package's root."""
-    found = set()
-    for name in imports(file):
-        first, _, rest = name.partition(".")
-        if first == "pytest_mlc_server":
-            parts = rest.split(".")
-            while parts and not (PACKAGE.joinpath(*parts).is_dir() or _is_module(parts)):
-                parts.pop()  # a name inside the module
-            found.add(".".join(parts))
-    return found
-
-
-def _is_module(parts: list[str]) -> bool:
-    return PACKAGE.joinpath(*parts).with_suffix(".py").is_file()
-
-
-def relative(file: Path) -> str:
-    return file.relative_to(PACKAGE).as_posix()
-
-
-@pytest.mark.parametrize("file", FILES, ids=relative)
-def test_only_the_rooms_of_the_plugin_import_pytest(file: Path) -> None:
-    allowed = {"plugin.py", "factories.py", "matrix.py", "wiring.py", "early.py"}
-    roots = {name.partition(".")[0] for name in imports(file)}
-    if relative(file) not in allowed and not relative(file).startswith("reporting/"):
-        assert not roots & {"pytest", "_pytest", "pluggy", "xdist"}
-
-
-@pytest.mark.parametrize("file", sorted(PACKAGE.glob("guardian/*.py")), ids=relative)
-def test_the_guardian_knows_only_processes_and_logs(file: Path) -> None:
-    for module in modules(file):
-        assert module in ("process", "logs") or module.partition(".")[0] == "guardian"
-
-
-@pytest.mark.parametrize("file", sorted(PACKAGE.glob("launcher/*.py")), ids=relative)
-def test_the_launcher_needs_no_more_than_python_3_9(file: Path) -> None:
-    assert {module.partition(".")[0] for module in modules(file)} <= {"launcher"}
-    roots = {name.partition(".")[0] for name in imports(file)}
-    assert roots - set(sys.stdlib_module_names) <= {"pytest_mlc_server"}
-    ast.parse(file.read_text(), feature_version=(3, 9))
-
-
-@pytest.mark.parametrize("file", sorted(PACKAGE.glob("sim/*.py")), ids=relative)
-def test_the_simulator_knows_nothing_of_the_rest(file: Path) -> None:
-    assert {module.partition(".")[0] for module in modules(file)} <= {"sim", "values"}
-
-
-#: The way that data takes: what comes later is not imported by what comes earlier.
-WAY = [
-    "options", "values", "engine_config", "config", "preflight", "engines", "leases", "handle",
-    "launching", "server",
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("name", WAY)
-def test_data_runs_one_way(name: str) -> None:
-    later = set(WAY[WAY.index(name) + 1 :]) - {"engines"}
-    later |= {"pool", "session", "plugin", "reporting", "factories", "runner", "wiring"}
-    assert not modules(PACKAGE / f"{name}.py") & later

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pytest_mlc_server import PopenServer, leases, process
+from pytest_mlc_server import PopenServer, guardian_process, process
 from tests.conftest import WATCHDOG, await_, await_gone, await_text
 from tests.support_server import STARTED, Kin, ask, facts, holding, kill, kin_of, linux
 from tests.support_server import temporary as temporary
@@ -100,7 +100,7 @@ def test_a_holder_that_is_killed_before_it_said_all_starts_nothing(tmp_path: Pat
     ours, theirs = socket.socketpair()
     log = str(tmp_path / "server.log")
     with ours, theirs:
-        guardian = leases._start_guardian(theirs, log)
+        guardian = guardian_process.start(theirs, log)
         theirs.close()
         ours.sendall((1000).to_bytes(4, "big") + b"2\0touch\0")
     assert guardian.wait(WATCHDOG) == 0
@@ -112,8 +112,8 @@ def test_a_holder_that_is_killed_after_the_command_line_leaves_no_server(tmp_pat
     started = tmp_path / "started"
     body = f"""
 from types import SimpleNamespace
-from pytest_mlc_server import leases
-guardians, start_guardian = [], leases._start_guardian
+from pytest_mlc_server import guardian_process, leases
+guardians, start_guardian = [], guardian_process.start
 
 def note(*arguments):
     guardians.append(start_guardian(*arguments))
@@ -125,7 +125,7 @@ def die(_):
     tell(guardian=guardians[0].pid)
     os.kill(os.getpid(), signal.SIGKILL)
 
-leases._start_guardian = note
+guardian_process.start = note
 leases.json = SimpleNamespace(dumps=die)  # what it says next would be JSON
 make().start()
 """

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_mlc_server import __main__, manage, sharing
+from pytest_mlc_server import __main__, manage, shared_servers, sharing
 from tests.conftest import await_, await_gone
 from tests.support_sharing import Shared
 
@@ -27,15 +27,15 @@ def shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_dir: str) -> I
     found.close()
 
 
-def idle(shared: Shared, *words: str, key: str = "key") -> sharing.Found:
+def idle(shared: Shared, *words: str, key: str = "key") -> shared_servers.Found:
     """Have a server that waits for its next user."""
     shared.started(*words, key=key, linger=60.0).terminate()
 
-    def waiting() -> list[sharing.Found]:
-        servers = sharing.found(str(shared.path), key)
+    def waiting() -> list[shared_servers.Found]:
+        servers = shared_servers.found(str(shared.path), key)
         return [one for one in servers if one.status["idle"] is not None]
 
-    found: sharing.Found = await_(waiting, "a server that waits")[0]
+    found: shared_servers.Found = await_(waiting, "a server that waits")[0]
     return found
 
 
@@ -76,7 +76,7 @@ def test_one_that_is_in_use_is_stopped_as_well_and_its_user_hears_of_it(
     shared: Shared, capsys: pytest.CaptureFixture[str]
 ) -> None:
     user = shared.started()
-    (found,) = sharing.everywhere()
+    (found,) = shared_servers.everywhere()
     assert manage.main("stop", [found.id]) == 0
     assert capsys.readouterr().out == f"{found.id}: stopped\n"
     await_(lambda: user.poll() == "exited", "the news")

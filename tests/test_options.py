@@ -10,7 +10,7 @@ import pytest
 
 from pytest_mlc_server import EngineUnavailableError, PopenServer, ServerConfig, plugin
 from pytest_mlc_server.options import BY_NAME, SETTINGS, Given, Setting
-from pytest_mlc_server.values import read_session
+from pytest_mlc_server.reading import read_session
 from tests.support_settings import SAMPLES, Outcome, flags, ini, run, seen, surroundings
 
 ALL = pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)

@@ -13,8 +13,8 @@ import pytest
 import requests
 
 from pytest_mlc_server import EngineUnavailableError, PopenServer, ServerConfig, ServerFactory
+from pytest_mlc_server.overrides import OVERRIDES
 from pytest_mlc_server.preflight import installed_override_keys
-from pytest_mlc_server.values import OVERRIDES
 
 pytestmark = [pytest.mark.mlc_real, pytest.mark.timeout(600)]
 

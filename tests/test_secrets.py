@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -15,7 +15,8 @@ import requests
 
 from pytest_mlc_server import ConfigError, PopenServer, ServerConfig, engines, preflight
 from tests.conftest import STANDIN, WATCHDOG, await_
-from tests.support_plugin import Suite, make_suite
+from tests.support_plugin import Suite
+from tests.support_plugin import suite as suite
 from tests.support_server import Kin, ask, linux
 from tests.support_server import temporary as temporary
 
@@ -23,15 +24,6 @@ Servers = Callable[..., PopenServer]
 
 KEY = "sk-t0p-s3cret"
 TOKEN = "hf-t0ken-of-mine"
-
-
-@pytest.fixture
-def suite(
-    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, model_dir: str
-) -> Iterator[Suite]:
-    suite = make_suite(pytester, monkeypatch, model_dir)
-    yield suite
-    suite.close()
 
 
 def family(server: PopenServer) -> list[psutil.Process]:

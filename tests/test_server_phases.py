@@ -27,6 +27,10 @@ Servers = Callable[..., PopenServer]
 
 RECORDED = Path(__file__).parent / "data" / "logs"
 
+#: Time limits of a start, in seconds. On a busy machine its first line may come after the first of
+#: them, which says nothing of what is tested: then the next one is tried.
+LIMITS = (1.0, 4.0, 16.0)
+
 #: The line of each recorded log with which each phase begins.
 BEGINNINGS = {
     "good-start": {
@@ -148,31 +152,45 @@ def test_a_time_out_says_in_which_phase_the_time_went(
     standin: Servers, tmp_path: Path, name: str, line: str, phase: str
 ) -> None:
     # A silent hang, also where progress would get more time.
-    server = standin(f"log={cut(tmp_path, name, line)}", "hang", startup_timeout=1.0)
-    with pytest.raises(StartError, match="it was not ready within 1 s") as caught:
-        server.start()
+    orders = (f"log={cut(tmp_path, name, line)}", "hang")
+    for limit in LIMITS:
+        with pytest.raises(StartError, match=f"it was not ready within {limit:g} s") as caught:
+            standin(*orders, startup_timeout=limit).start()
+        assert "--mlc-startup-timeout" in str(caught.value)
+        if f"phase: {phase} (" in str(caught.value):
+            break
     assert f"phase: {phase} (" in str(caught.value)
-    assert "--mlc-startup-timeout" in str(caught.value)
 
 
 def test_a_compilation_that_makes_progress_gets_more_time(standin: Servers, tmp_path: Path) -> None:
     done = tmp_path / "done"
     log = cut(tmp_path, "jit-start", "Compiling using commands below", f"@repeat {done} step\n")
-    server = standin(f"log={log}", startup_timeout=1.0)
-    timer = threading.Timer(2.5, done.touch)  # well after the time limit
-    timer.start()
-    server.start()
-    timer.join()
+    for limit in LIMITS:
+        server = standin(f"log={log}", startup_timeout=limit)
+        timer = threading.Timer(2.5 * limit, done.touch)  # well after the time limit
+        timer.start()
+        try:
+            server.start()
+            break
+        except StartError:
+            if limit == LIMITS[-1]:
+                raise
+        finally:
+            timer.cancel()
+            timer.join()
     assert server.startup_seconds is not None
-    assert server.startup_seconds > 2
+    assert server.startup_seconds > 2 * limit
 
 
 def test_progress_for_ever_ends_at_the_limit(standin: Servers, tmp_path: Path) -> None:
     log = cut(tmp_path, "jit-start", "Compiling using commands below", "@repeat /none step\n")
-    server = standin(f"log={log}", startup_timeout=0.5, startup_limit=1.5)
-    with pytest.raises(StartError) as caught:
-        server.start()
-    assert "it was not ready within 1.5 s" in str(caught.value)
+    for limit in LIMITS:
+        server = standin(f"log={log}", startup_timeout=limit / 2, startup_limit=1.5 * limit)
+        with pytest.raises(StartError) as caught:
+            server.start()
+        if "--mlc-startup-limit" in str(caught.value):
+            break
+    assert f"it was not ready within {1.5 * limit:g} s" in str(caught.value)
     assert "--mlc-startup-limit" in str(caught.value)
     assert "phase: compiling (" in str(caught.value)
 

@@ -32,7 +32,7 @@ def test_a_server_gets_the_time_to_close_in_order(standin: Servers, tmp_path: Pa
 
 def test_sigint_comes_first_then_sigterm_then_sigkill(standin: Servers, tmp_path: Path) -> None:
     signals = tmp_path / "signals"
-    server = standin(f"signals={signals}", stop_timeout=2.0)
+    server = standin(f"signals={signals}", stop_timeout=5.0)  # a second for it to note SIGTERM
     server.start()
     server.terminate()
     assert signals.read_text().split() == ["SIGINT", "SIGTERM"]
@@ -141,7 +141,7 @@ def test_sigint_reaches_the_server_behind_a_launcher(standin: Servers, tmp_path:
 def test_a_guardian_that_was_stopped_is_ended_with_its_server(
     standin: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pytest_mlc_server.server.GUARDIAN_GRACE", 1.0)
+    monkeypatch.setattr("pytest_mlc_server.lifecycle.GUARDIAN_GRACE", 1.0)
     daemon = tmp_path / "daemon"
     server = standin(f"daemon={daemon}", "scrub", stop_timeout=0)
     server.start()

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pytest_mlc_server import ConfigError, PopenServer, StartError, runtime, sharing
+from pytest_mlc_server import ConfigError, PopenServer, StartError, runtime, shared_servers, sharing
 from tests.conftest import await_, await_gone
 from tests.support_server import ask
 from tests.support_sharing import Shared, User, keeper_of, shared, together, users, watcher_of
@@ -137,7 +137,7 @@ def test_a_doorway_with_a_long_path_is_as_good(shared: Shared, tmp_path: Path) -
     assert first.pid == second.pid
     (door,) = deep.glob("*.door")
     assert len(os.fsencode(door)) > 107
-    (found,) = sharing.found(str(deep))
+    (found,) = shared_servers.found(str(deep))
     assert found.status["leases"] == 2
     first.terminate()
     second.terminate()
@@ -277,7 +277,7 @@ def test_what_the_dead_have_left_is_in_nobodys_way(shared: Shared, stale: str) -
     first, second = shared.started(), shared.started()
     assert shared.starts == [first.pid]
     assert second.pid == first.pid
-    assert len(sharing.found(str(shared.path))) == 1
+    assert len(shared_servers.found(str(shared.path))) == 1
     first.terminate()
     second.terminate()
     await_gone(shared.starts[0])

@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
-from pytest_mlc_server import launching, sharing
+from pytest_mlc_server import launching, shared_servers
 from tests.conftest import await_, await_gone
 from tests.support_server import ask
 from tests.support_sharing import Shared, keeper_of, shared, together, watcher_of
@@ -34,7 +34,7 @@ def idle(shared: Shared, *words: str, **options: Any) -> int:
 
 
 def _status(shared: Shared) -> Any:
-    (found,) = sharing.found(str(shared.path))
+    (found,) = shared_servers.found(str(shared.path))
     return found.status
 
 
@@ -152,5 +152,5 @@ def test_a_random_key_is_shared_with_the_holders_and_with_nobody_else(
     for pid in (keeper_of(first), watcher_of(first)):
         assert first.api_key not in " ".join(psutil.Process(pid).cmdline())
     assert first.api_key not in repr(second)
-    (found,) = sharing.found(str(shared.path))
+    (found,) = shared_servers.found(str(shared.path))
     assert first.api_key not in str((found.status, found.facts))

@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,19 +15,8 @@ import pytest
 from pytest_mlc_server import MLCSim, PopenServer, Reply
 from tests.conftest import WATCHDOG
 from tests.support_sim import ECHO, TOOL, answer, chat, post, stream
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[PopenServer]:
-    with PopenServer(None, engine="sim", port="auto") as server:
-        yield server
-
-
-@pytest.fixture
-def sim(server: PopenServer) -> Iterator[MLCSim]:
-    with MLCSim(server) as sim:
-        yield sim
-
+from tests.support_sim import server as server
+from tests.support_sim import sim as sim
 
 # --- which requests a rule is for -----------------------------------------------------------------
 

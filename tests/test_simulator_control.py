@@ -6,7 +6,6 @@ import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -18,13 +17,7 @@ from pytest_mlc_server.simulator import close_door, open_door
 from pytest_mlc_server.simulator.control import Control, mistakes
 from tests.conftest import WATCHDOG
 from tests.support_sim import ECHO, answer
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[PopenServer]:
-    with PopenServer(None, engine="sim", port="auto") as server:
-        yield server
-
+from tests.support_sim import server as server
 
 # --- the token ------------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,20 +12,10 @@ import requests
 from pytest_mlc_server import MLCSim, PopenServer, Reply, SimulatorError
 from pytest_mlc_server.simulator.faults import Faults
 from tests.support_sim import ECHO, answer, chat, stream
+from tests.support_sim import server as server
+from tests.support_sim import sim as sim
 
 LONG = "one two three four five six"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[PopenServer]:
-    with PopenServer(None, engine="sim", port="auto") as server:
-        yield server
-
-
-@pytest.fixture
-def sim(server: PopenServer) -> Iterator[MLCSim]:
-    with MLCSim(server) as sim:
-        yield sim
 
 
 def outcome(ask: Callable[[], Any]) -> str:

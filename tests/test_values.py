@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from pytest_mlc_server import ConfigError, PopenServer, ServerConfig
-from pytest_mlc_server.values import DEVICE_KINDS, OVERRIDES, masked_args, masked_env
+from pytest_mlc_server.masking import masked_args, masked_env
+from pytest_mlc_server.overrides import OVERRIDES
+from pytest_mlc_server.values import DEVICE_KINDS
 
 
 def refused(**fields: Any) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pytest_mlc_server import ServerConfig, engines, sharing, warm
+from pytest_mlc_server import ServerConfig, engines, shared_servers, warm
 from tests.conftest import await_
 from tests.support_server import ask, linux
 from tests.support_warm import Kin, Warm, log_of
@@ -140,8 +140,8 @@ def test_a_user_that_wants_no_parent_to_stay_does_not_end_one_that_does(forks: W
     again.terminate()
     forks.parents.close()
 
-    def idle() -> sharing.Found | None:
-        (found,) = sharing.found(warm.directory())
+    def idle() -> shared_servers.Found | None:
+        (found,) = shared_servers.found(warm.directory())
         return found if found.status["idle"] is not None else None
 
     found = await_(idle, "the end of the last lease")

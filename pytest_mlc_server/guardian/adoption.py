@@ -139,13 +139,13 @@ class Adoption:
             self._refused(str(message["reason"]))
         elif event == "failed":
             self.awaited = False
-            self._loop.follow_fork(0, self._asked_at, str(message["problem"]), self._waited())
+            self._answered(0, str(message["problem"]))
         elif event == "forked":
             self.awaited = False
             self._watched = server.pidfd
             for descriptor in self._watched:
                 self._selector.register(descriptor, selectors.EVENT_READ, self._on_end)
-            self._loop.follow_fork(server.pid, self._asked_at, "", self._waited())
+            self._answered(server.pid, "")
         elif event == "exited":
             self._watch_no_more()
             self._loop.lost(int(message["returncode"]), "")
@@ -177,10 +177,11 @@ class Adoption:
             pid = forked.execute(self._loop.order, reason)
         except SpawnError as error:
             problem = str(error)
-        self._loop.follow_fork(pid, self._asked_at, problem, self._waited())
+        self._answered(pid, problem)
 
-    def _waited(self) -> float:
-        return time.monotonic() - self._asked_at
+    def _answered(self, pid: int, problem: str) -> None:
+        waited = time.monotonic() - self._asked_at
+        self._loop.starter.follow_fork(pid, self._asked_at, problem, waited)
 
     def _unregister(self, server: Forked) -> None:
         try:

@@ -43,7 +43,7 @@ class Build:
 
     def enter(self) -> bool:
         """Take the locks, if there is anything to build; tell whether the server may start."""
-        if self._taken or self._nothing_to_build():
+        if self._taken or self.nothing_to_build():
             return True
         for path in self._locks:
             try:
@@ -54,7 +54,7 @@ class Build:
             except OSError as error:
                 # Better side by side than not at all: it is as it would be without this package.
                 sys.stderr.write(f"cannot take the lock {path}: {error.strerror}\n")
-        if self._nothing_to_build():
+        if self.nothing_to_build():
             self.leave()  # whoever had the locks until now has built it
         return True
 
@@ -115,7 +115,8 @@ class Build:
         except (OSError, ValueError):
             pass  # the next start takes the lock: that costs time, not truth
 
-    def _nothing_to_build(self) -> bool:
+    def nothing_to_build(self) -> bool:
+        """Tell whether all is there, as the stamp says, and nothing of it has changed."""
         if not self._stamp:
             return False
         try:

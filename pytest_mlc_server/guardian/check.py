@@ -21,6 +21,13 @@ PATIENCE = 6
 #: How long to wait for the metrics, in seconds.
 METRICS_DEADLINE = 1.0
 
+#: How long the end of a process may take to be known after it has broken a connection, in seconds:
+#: on a busy host it may be on its way for a while.
+END_WITHIN = 1.0
+
+#: How often to look for it, in seconds.
+LOOK_EVERY = 0.005
+
 
 class Check:
     """One examination, in a thread of its own.
@@ -35,6 +42,8 @@ class Check:
         Its log.
     deadline
         How long one probe may take, in seconds.
+    ended
+        Tells whether the end of the server's process is known.
     done
         Called from the thread with this check, the verdict (`READY`, `WEDGED` or `BUSY`) and the
         evidence.
@@ -46,12 +55,14 @@ class Check:
         expected: probe.Expected,
         log: str,
         deadline: float,
+        ended: Callable[[], bool],
         done: Callable[[Check, str, str], None],
     ) -> None:
         self._address = address
         self._expected = expected
         self._log = log
         self._deadline = deadline
+        self._ended = ended
         self._done = done
         threading.Thread(target=self._run, daemon=True).start()
 
@@ -69,6 +80,7 @@ class Check:
                 evidence = str(error)
                 if time.monotonic() - began < self._deadline / 2:
                     # Refused or reset: the process is going, and its end will say more.
+                    self._await_end()
                     return READY, evidence
             except probe.NeverError as error:
                 # It answers: it is not this probe that shows what is wrong with it.
@@ -80,6 +92,11 @@ class Check:
             if metrics == before and not self._answered_since(end):
                 return WEDGED, f"{evidence}, and neither its log nor its metrics moved meanwhile"
         return BUSY, f"{evidence}, but its log or its metrics moved"
+
+    def _await_end(self) -> None:
+        limit = time.monotonic() + END_WITHIN
+        while not self._ended() and time.monotonic() < limit:
+            time.sleep(LOOK_EVERY)
 
     def _metrics(self) -> bytes:
         """Return the server's metrics; nothing if it does not tell: those of a dead engine hang."""

@@ -92,7 +92,7 @@ class Desk:
             self._keep_for_runs(self._loop.share)
         for door in self._loop.doors:
             self._loop.holders.open_door(door)
-        self._loop.begin_start()
+        self._loop.starter.begin()
 
     def _keep_for_runs(self, message: dict[str, Any]) -> None:
         for pid, start in processes(message, "runs"):
@@ -169,5 +169,5 @@ class Desk:
         # At once: until the old server has ended, nobody may be told that it is ready.
         self._loop.state, self._loop.examiner.waited = "starting", None
         # Also while what a server that died has left is being ended.
-        self._loop.then = lambda: self._loop.respawn(port, reason)
+        self._loop.then = lambda: self._loop.starter.begin_again(port, reason)
         self._loop.stop_tree(timeout)

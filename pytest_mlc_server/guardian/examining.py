@@ -63,11 +63,16 @@ class Examiner:
         if self._check is None:
             self._last_request = loop.reader.last_request
             expected, log = loop.told["expected"], loop.order.log
-            self._check = Check(loop.address, expected, log, deadline, self._on_verdict)
+            self._check = Check(
+                loop.address, expected, log, deadline, self._has_ended, self._on_verdict
+            )
+
+    def _has_ended(self) -> bool:
+        return self._loop.returncode is not None
 
     def _on_verdict(self, check: Check, verdict: str, evidence: str) -> None:
         """Take a verdict from the thread of the check to that of the loop."""
-        self._loop.call(lambda: self._checked(check, verdict, evidence))
+        self._loop.alarm.call(lambda: self._checked(check, verdict, evidence))
 
     def _checked(self, check: Check, verdict: str, evidence: str) -> None:
         if check is not self._check:
@@ -99,9 +104,11 @@ class Examiner:
             return  # all who came to a server that had waited hear of the same examination
 
         def done(problem: str) -> None:
-            loop.call(lambda: self._verified(problem))
+            loop.alarm.call(lambda: self._verified(problem))
 
-        verify(loop.address, loop.told["expected"], deadline, done, reset=reset, root=loop.root)
+        verify(
+            loop.address, loop.told["expected"], deadline, done, reset=reset, root=loop.starter.root
+        )
 
     def _verified(self, problem: str) -> None:
         self.examined = not problem and self._loop.works

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_mlc_server.accounts import Accounts, MLCUsage
+from pytest_mlc_server.reading import written
 from pytest_mlc_server.reporting.watch import FACTORY
 from pytest_mlc_server.usage import total
-from pytest_mlc_server.values import written
 
 if TYPE_CHECKING:
     from pytest_mlc_server.pool import ServerPool

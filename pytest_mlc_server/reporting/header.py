@@ -12,7 +12,7 @@ import pytest
 from pytest_mlc_server import advertise
 from pytest_mlc_server.engines import model_name
 from pytest_mlc_server.errors import MLCServerError
-from pytest_mlc_server.values import mask_url
+from pytest_mlc_server.masking import mask_url
 
 if TYPE_CHECKING:
     from pytest_mlc_server.options import Given
@@ -72,7 +72,7 @@ def _waiting(session: Session) -> str:
     """Return what the header says of a server that waits for its next user."""
     if not session.reuse:
         return ""
-    from pytest_mlc_server import fingerprint, sharing
+    from pytest_mlc_server import fingerprint, shared_servers
 
     try:
         config = session.own_config()
@@ -80,7 +80,7 @@ def _waiting(session: Session) -> str:
         key = "" if share is None else share.key
         if session.distributed and session.scope == "run":
             key = fingerprint.fingerprint(config)  # of the workers: they have a run
-        waiting = [] if share is None else sharing.found(share.directory, key)
+        waiting = [] if share is None else shared_servers.found(share.directory, key)
     except MLCServerError:
         waiting = []  # the first test says what is wrong, with all that there is to say
     for server in waiting:

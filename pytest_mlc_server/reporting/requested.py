@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_mlc_server import access_log, exchanges, logs
 from pytest_mlc_server.errors import SimulatorError
+from pytest_mlc_server.masking import mask_url
 
 if TYPE_CHECKING:
     import pytest
@@ -180,9 +181,17 @@ def _same(seen: Row, sent: Row) -> bool:
     return seen["method"] == sent["method"] and places[0] == places[1] and len(statuses) < 2
 
 
-def _apart(seen: Row, sent: Row) -> float:
-    known = seen["start"] is not None and sent["start"] is not None
-    return abs(seen["start"] - sent["start"]) if known else 0.0
+def _apart(seen: Row, sent: Row) -> tuple[float, float]:
+    """Return how far a request as it was seen is from the client's own time, and from its start.
+
+    A busy server sees a request late, maybe nearer to the one after it; but never before it was
+    sent, or after it was over for its client.
+    """
+    if seen["start"] is None or sent["start"] is None:
+        return (0.0, 0.0)
+    late = seen["start"] - sent["start"]
+    after = late - sent["seconds"] if sent["seconds"] is not None else 0.0
+    return (max(0.0, -late, after), abs(late))
 
 
 def _start(one: Row) -> float:
@@ -190,7 +199,7 @@ def _start(one: Row) -> float:
 
 
 def _title(server: PopenServer, rows: Sequence[Row]) -> str:
-    title = f"mlc server requests ({server.engine}, {server.base_url})"
+    title = f"mlc server requests ({server.engine}, {mask_url(server.base_url)})"
     logged = any(one["source"] == "log" for one in rows)
     if logged and server.share is not None and not server.share.exclusive:
         title += ": some may be of other workers' tests"

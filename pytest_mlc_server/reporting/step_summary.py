@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from pytest_mlc_server.masking import mask_url
 from pytest_mlc_server.reporting.summary import incident_line, size
 
 if TYPE_CHECKING:
@@ -164,7 +165,7 @@ def _server(server: Mapping[str, Any]) -> list[str]:
     where = f"{server['worker']}: " if server["worker"] and server["scope"] != "run" else ""
     took, peak = server["startup_seconds"], server["peak_memory"]
     return [
-        code(f"{where}{server['engine']} {server['base_url']}"),
+        code(f"{where}{server['engine']} {mask_url(server['base_url'])}"),
         code(server["model"]),
         code(server["device"]),
         "" if took is None else f"{took:.2f} s",

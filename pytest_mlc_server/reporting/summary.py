@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_mlc_server import logs
+from pytest_mlc_server.masking import mask_url
 from pytest_mlc_server.reporting import ci
 from pytest_mlc_server.reporting.header import reused
 from pytest_mlc_server.reporting.servers import Servers, describe, described
@@ -32,7 +33,7 @@ def server_line(server: Mapping[str, Any]) -> str:
     # What all workers share is one server, and one line.
     where = f"{server['worker']}: " if server["worker"] and server["scope"] != "run" else ""
     line = f"{where}{server['engine']} {server['model']!r}, device {server['device']}, "
-    line += f"{server['base_url']}, scope {server['scope']}{_start(server)}"
+    line += f"{mask_url(server['base_url'])}, scope {server['scope']}{_start(server)}"
     if server["reused_from"] is not None:
         of = server["reused_from"]
         line += f", reused: server of {reused(of['started_at'], of['idle'])}"
@@ -173,6 +174,6 @@ class Summary:
         for server in servers if ci.service() else ():
             # Nobody can look at the file later, on a machine that is gone by then.
             if server["log_tail"]:
-                title = f"mlc server log ({server['engine']}, {server['base_url']})"
+                title = f"mlc server log ({server['engine']}, {mask_url(server['base_url'])})"
                 with ci.group(terminalreporter, title):
                     terminalreporter.line(server["log_tail"])

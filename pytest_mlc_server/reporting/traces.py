@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_mlc_server import access_log, logs, traces
+from pytest_mlc_server.masking import mask_url
 from pytest_mlc_server.reporting.watch import FACTORY, warn
 
 if TYPE_CHECKING:
@@ -64,12 +65,14 @@ class Traces:
                 began = max(self._began, server.life.usable_since)
                 events = traces.between(traces.dump(server), began, ended)
             except traces.TraceError as error:
-                lines.append(f"no trace of {server.base_url}: {server.hide_secrets(str(error))}")
+                lines.append(
+                    f"no trace of {mask_url(server.base_url)}: {server.hide_secrets(str(error))}"
+                )
                 if isinstance(error, traces.NoTracingError) or not report.failed:
                     self._warn(item, f"--mlc-trace: {lines[-1]}", server.base_url)
                 continue
             if events:
-                found.append((f"mlc server ({server.engine}, {server.base_url})", events))
+                found.append((f"mlc server ({server.engine}, {mask_url(server.base_url)})", events))
                 lines += _shared(server)
         if found:
             try:

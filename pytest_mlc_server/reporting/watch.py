@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_mlc_server import access_log, logs, matrix
+from pytest_mlc_server import access_log, lending, logs
 from pytest_mlc_server.errors import ConfigError, MLCServerError
+from pytest_mlc_server.masking import mask_url
 from pytest_mlc_server.reporting.requested import Requests
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class TestWatch:
         __tracebackhide__ = True
         if FACTORY in getattr(item, "fixturenames", ()):
             self._check_override(item)
-            unused = matrix.spare(item, self._pool)
+            unused = lending.spare(item, self._pool)
             self._health.before(item.nodeid, item.nodeid.partition("::")[0], unused)
             # A server that was started again, or reset, has logged what is not the test's.
             self._starts = {path: logs.size(path) for path in self.paths()}
@@ -92,7 +93,7 @@ class TestWatch:
         """Begin to start the server of the next test beside this one's, if there may be two."""
         self._last = nextitem is None
         if nextitem is not None and self._session.choices and self._session.worker:
-            matrix.begin_for(nextitem, item, self._session, self._pool)
+            lending.begin_for(nextitem, item, self._session, self._pool)
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self) -> None:
@@ -117,7 +118,7 @@ class TestWatch:
         look = report.failed or self._looks(item, report.when)
         incidents = self._health.after(item.nodeid, failed=report.failed) if look else []
         for incident in incidents:
-            title = f"mlc server ({incident.server.engine}, {incident.server.base_url})"
+            title = f"mlc server ({incident.server.engine}, {mask_url(incident.server.base_url)})"
             report.sections.append((title, f"during this test: {incident.text}"))
         unwanted = [incident for incident in incidents if not incident.provoked]
         if unwanted and not report.failed and report.when != "setup":
@@ -177,7 +178,7 @@ class TestWatch:
             text = server.hide_secrets(shortened(log, path))
             if not text:
                 continue
-            title = f"mlc server log ({server.engine}, {server.base_url})"
+            title = f"mlc server log ({server.engine}, {mask_url(server.base_url)})"
             if server.share is not None and not server.share.exclusive:
                 title += ": lines may belong to tests of other workers that ran at the same time"
             report.sections.append((title, text))

@@ -14,7 +14,7 @@ import traceback
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from pytest_mlc_server import values
+from pytest_mlc_server import overrides
 from pytest_mlc_server.sim.flags import add_serve_flags
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def parse_overrides(text: str) -> dict[str, Any]:
     """
     parser = _Parser("__main__.py", description="Engine config override values")
     for name in _OVERRIDES:
-        parser.add_argument(f"--{name}", type=values.OVERRIDES.get(name, str), default=None)
+        parser.add_argument(f"--{name}", type=overrides.OVERRIDES.get(name, str), default=None)
     return vars(parser.parse_args([f"--{item}" for item in text.split(";") if item]))
 
 

@@ -142,6 +142,10 @@ def _reasons(match: Match, question: Question, endpoints: Sequence[str]) -> Iter
     for name in match.tools or ():
         if name not in question.tools:
             yield f"the tool {name} is not offered, but {', '.join(question.tools) or 'none'}"
+    yield from _reasons_in_texts(match, question)
+
+
+def _reasons_in_texts(match: Match, question: Question) -> Iterable[str]:
     texts = (
         ("the last message", question.last_message, match.last_message, match.last_message_regex),
         ("the conversation", question.conversation, match.conversation, match.conversation_regex),

@@ -63,17 +63,20 @@ class Match(Strict):
     Attributes
     ----------
     endpoint : str, optional
-        ``chat``, ``completions``, ``embeddings``, ``models``, or a path.
+        ``chat``, ``completions``, ``embeddings``, ``models``, or a path such as ``/metrics``.
+        Without it: chat and completions, and, for a rule of faults alone, embeddings.
     model : str, optional
         The request's ``model``.
     last_message, last_message_regex : str, optional
-        Text within the last message (chat) or the prompt; found by ``in``, or by `re.search`.
+        Text within the last message, or within the prompt, also one in token ids; found by ``in``,
+        or by `re.search`.
     conversation, conversation_regex : str, optional
         The same for all messages, written ``role: text``, one below the other.
     tools : list of str, optional
-        Names of tools that the request has to offer; it may offer others.
+        Names of tools that the request has to offer, perhaps among others. With ``tool_choice =
+        "none"`` it offers none.
     call : int or list of int, optional
-        Which of the requests that fulfil everything else, counted from 1.
+        Which of the requests that fulfil everything else, counted from 1 while the rule is asked.
     headers : dict, optional
         Headers and their values; the names in any case.
     """

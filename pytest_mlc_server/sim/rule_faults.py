@@ -10,16 +10,22 @@ from pytest_mlc_server.sim.rule_base import Count, Match, Seconds, Strict
 
 
 class StatusFault(Strict):
-    """An HTTP error, with the body of the real server unless another is given.
+    """An HTTP error with the real server's body.
+
+    400 is JSON in a JSON string, 401, 404 and 405 have a ``detail``, 422 a list of it, 500 is plain
+    text. Others, which the real server does not give, are
+    ``{"object":"error","message":…,"code":…}``.
 
     Attributes
     ----------
+    status : int
+        From 400 to 599.
     message : str, optional
         What the body says.
     headers : dict
         More headers, such as ``retry-after``.
-    body : optional
-        The JSON body, or, as a string, the text of the body, instead of the real server's.
+    body : any
+        The body, as JSON or as a text, in place of the real server's.
     """
 
     kind: Literal["status"] = "status"
@@ -35,10 +41,10 @@ class ResetFault(Strict):
     Attributes
     ----------
     after : int
-        How many events of a stream come before it; with 0, no byte of an answer.
+        How many events of a stream come before it; with 0, the default, no byte of an answer.
     accept : bool
-        Reset a new connection as soon as it is accepted. For the faults of a door only; what its
-        `times`, `rate` and `sequence` count then are connections.
+        ``true``: as soon as a connection is accepted. In ``[[faults]]`` alone, whose `times`,
+        `rate` and `sequence` then count connections.
     """
 
     kind: Literal["reset"] = "reset"
@@ -49,10 +55,13 @@ class ResetFault(Strict):
 class RefuseFault(Strict):
     """Nobody listens: new connections are refused by the kernel, kept ones are closed.
 
+    In a rule, the request's own connection is reset. Refused connections cannot be counted: nobody
+    sees them.
+
     Attributes
     ----------
     seconds : float, optional
-        How long; until a reset without it.
+        How long; without it, until a reset.
     """
 
     kind: Literal["refuse"] = "refuse"
@@ -62,10 +71,13 @@ class RefuseFault(Strict):
 class DisconnectFault(Strict):
     """The connection is closed (TCP FIN) in the middle of the answer.
 
+    There is no end of the chunked encoding, or the ``content-length`` is not fulfilled.
+
     Attributes
     ----------
     after : int
-        How many events of a stream come before it. An answer in one piece ends after its headers.
+        How many events of a stream come before it; an answer in one piece ends after its headers.
+        Default: 0.
     """
 
     kind: Literal["disconnect"] = "disconnect"
@@ -78,7 +90,8 @@ class StallFault(Strict):
     Attributes
     ----------
     after : int
-        How many events of a stream come before it. An answer in one piece stops after its headers.
+        How many events of a stream come before it; an answer in one piece stops after its headers.
+        Default: 0.
     seconds : float, optional
         How long; without it, until the client goes away or the server ends.
     """
@@ -94,7 +107,7 @@ class MalformedFault(Strict):
     Attributes
     ----------
     after : int
-        How many events of a stream come before it. The stream goes on behind it.
+        How many events of a stream come before it. The stream goes on behind it. Default: 0.
     """
 
     kind: Literal["malformed"] = "malformed"
@@ -102,13 +115,23 @@ class MalformedFault(Strict):
 
 
 class WedgeFault(Strict):
-    """The engine's thread dies and the server lives on, as recorded."""
+    """The engine's thread dies and the server lives on, as recorded.
+
+    The log says so, ``/v1/models`` goes on, every generation hangs for ever, and with one waiting
+    SIGINT and SIGTERM do nothing.
+    """
 
     kind: Literal["wedge"] = "wedge"
 
 
 class CrashFault(Strict):
-    """The process ends by a signal."""
+    """The process ends by a signal.
+
+    Attributes
+    ----------
+    signal : str
+        ``SIGSEGV`` (the default), ``SIGABRT``, ``SIGBUS`` or ``SIGKILL``.
+    """
 
     kind: Literal["crash"] = "crash"
     signal: Literal["SIGSEGV", "SIGABRT", "SIGKILL", "SIGBUS"] = "SIGSEGV"
@@ -120,18 +143,6 @@ class NoFault(Strict):
     kind: Literal["none"] = "none"
 
 
-AnyFault = Annotated[
-    StatusFault
-    | ResetFault
-    | RefuseFault
-    | DisconnectFault
-    | StallFault
-    | MalformedFault
-    | WedgeFault
-    | CrashFault
-    | NoFault,
-    Field(discriminator="kind"),
-]
 Fault = (
     StatusFault
     | ResetFault
@@ -143,6 +154,7 @@ Fault = (
     | CrashFault
     | NoFault
 )
+AnyFault = Annotated[Fault, Field(discriminator="kind")]
 
 #: Faults of an answer that has begun: there has to be a reply to which they happen.
 WITHIN_AN_ANSWER = (DisconnectFault, StallFault, MalformedFault)
@@ -156,18 +168,17 @@ class DoorFault(Strict):
     fault : Fault
         What happens.
     sequence : list of Fault
-        What happens to the first request, the second, and so on; nothing after its end. In JSON,
-        None stands for ``{"kind": "none"}``.
+        Instead of `fault`: what happens to the first request, the second, and so on; nothing after
+        its end. In JSON, None stands for ``{"kind": "none"}``.
     rate : float, optional
-        How likely it is for each request, from 0 to 1. Drawn with `seed`: the same requests have
-        the same luck in each run.
+        How likely it is for a request, from 0 to 1. It follows from `seed` and from the request's
+        number among those it may happen to: the same requests have the same luck in each run.
     seed : int
-        What `rate` is drawn with.
+        What `rate` is drawn with. Default: 0.
     times : int, optional
         How often it happens at most.
-    when : Match
-        Which requests it may happen to; where no endpoint is named, those to chat, completions and
-        embeddings.
+    when : Match, optional
+        Which requests it may happen to; without an endpoint: chat, completions and embeddings.
     """
 
     fault: AnyFault | None = None

@@ -31,9 +31,10 @@ class RandomReply(Strict):
     Attributes
     ----------
     seed : int
-        What it is drawn with; the request's own ``seed`` counts before it.
+        What it is drawn with, together with the conversation; the request's own ``seed`` goes
+        before. Default: 0.
     tokens : int, optional
-        How long it is; else what the request's ``max_tokens`` says.
+        How long it is; else as long as the request's ``max_tokens`` allows.
     """
 
     seed: int = 0
@@ -46,25 +47,31 @@ class Reply(Strict):
     Attributes
     ----------
     text : str
-        The text of the reply.
+        This text.
     chunks : list of str
-        The same, cut into the events of a stream.
+        These texts, each an event of the stream.
     tool_calls : list of ToolCall
-        Calls, as a model writes them down for the real server.
+        Such as ``[{ name = "get_weather", arguments = { city = "Oslo" } }]``, written as a model
+        writes them for the real server: ``get_weather(city='Oslo')``. So it comes out as there: as
+        `tool_calls` in an answer in one piece, as text in a stream, as text where no tools are on
+        offer. Names have to be Python identifiers.
     json : any
-        The text is this value as JSON.
+        This value, as JSON.
     file : str
-        The text is this file's, relative to the script.
+        The text of this file, beside the script; it is read at the start.
     echo : bool
-        The prompt again.
+        ``true``: the prompt.
     random : RandomReply
-        Seeded text.
+        Such as ``{ seed = 1, tokens = 20 }``: words that follow from the seed and the conversation.
+        The request's own ``seed`` goes before; without `tokens` they are as many as ``max_tokens``
+        allows.
     function : bool
-        The test says: only for rules that the fixture makes.
-    fault : Fault
-        What goes wrong.
+        ``true``: a function of the test says, so not in a file. One that raises gets status 500.
     timeout : float
-        How long the function may take.
+        How many seconds the function may take before that is status 500, too. Default: 30.
+    fault : Fault
+        What goes wrong: beside one of the above, if it happens within the answer; or alone. A fault
+        alone that happens within an answer happens to the default's.
     """
 
     text: str | None = None

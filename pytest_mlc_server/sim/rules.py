@@ -21,13 +21,13 @@ class Latency(Strict):
     Attributes
     ----------
     ttft : float
-        Until the first token.
+        Seconds to the first token. Default: 0, as for all of them.
     itl : float
-        From one token to the next.
+        Seconds from one token to the next.
     prefill_per_token : float
-        Added to `ttft` for each token of the prompt.
+        Seconds added to `ttft` for each token of the prompt.
     jitter : float
-        From 0 to 1: by which part a time may be longer or shorter. Drawn with `seed`.
+        From 0 to 1: by which part each time is longer or shorter. Drawn with `seed`.
     slowdown : float
         By which part all becomes slower with each other request that is running.
     seed : int
@@ -49,17 +49,16 @@ class Rule(Strict):
     ----------
     name : str, optional
         How messages call it.
-    when : Match
-        Which requests it is for. Where no endpoint is named: those to chat and completions, and,
-        when the rule gives nothing but faults, to embeddings.
+    when : Match, optional
+        Which requests it is for; without it, all that it can answer.
     times : int, optional
-        How many requests it is for.
+        How many requests it is for; without it, any number.
     reply : Reply
         The answer.
     replies : list of Reply
-        One answer after the other; the last one goes on.
+        Instead of `reply`: one answer after the other; the last one goes on.
     latency : Latency, optional
-        Instead of the door's.
+        How long its answers take, instead of the door's ``[latency]``.
     """
 
     name: str | None = None
@@ -101,9 +100,11 @@ class Default(Strict):
     Attributes
     ----------
     default : str
-        ``echo``, ``random``, or ``fail``: a status 500 that says why no rule matched.
+        ``echo`` (the default), ``random``, or ``fail``: a request to chat, completions or
+        embeddings that no rule is for gets status 500, which says what was asked and why each rule
+        was not for it.
     seed : int
-        What ``random`` is drawn with.
+        What ``random`` is drawn with. Default: 0.
     """
 
     default: Literal["echo", "random", "fail"] = "echo"
@@ -116,10 +117,10 @@ class Start(Strict):
     Attributes
     ----------
     load : float
-        How many seconds loading the model takes.
+        How many seconds loading the model takes. Default: 0.
     fault : str, optional
-        ``hang`` (the engine's thread dies, the process stays and never listens) or
-        ``out-of-memory`` (the engine's thread dies for want of memory: likewise), as recorded.
+        ``hang`` (a missing file of weights), ``out-of-memory`` or ``bad-library``: the engine's
+        thread dies as recorded, and the process stays and never listens.
     """
 
     load: Seconds = 0.0
@@ -132,7 +133,8 @@ class Imitate(Strict):
     Attributes
     ----------
     wedge, crash : bool
-        The engine's thread dies and the server lives on; the process dies.
+        Requests that end the real engine, or the real process, end this one's, as with
+        ``--sim-imitate wedge,crash``. Default: neither; they get status 500.
     """
 
     wedge: bool = False

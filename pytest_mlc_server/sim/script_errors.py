@@ -186,7 +186,9 @@ def _known_keys(model: type[BaseModel], data: Any, place: Place) -> list[str]:
 
 def _models(annotation: Any, kind: Any) -> list[type[BaseModel]]:
     """Return the models in an annotation; of the faults, only the one of this `kind`."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+    # Python 3.10 takes `list[int]` for a type as well.
+    plain = typing.get_origin(annotation) is None and isinstance(annotation, type)
+    if plain and issubclass(annotation, BaseModel):
         tag = annotation.model_fields.get("kind")
         return [annotation] if kind is None or tag is None or tag.default == kind else []
     if typing.get_origin(annotation) is dict:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
-from uvicorn.config import STARTUP_FAILURE
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from pytest_mlc_server.sim import deaths
@@ -22,6 +21,9 @@ from pytest_mlc_server.sim.startup import fail
 
 if TYPE_CHECKING:
     from pytest_mlc_server.sim.server import Server
+
+#: The exit code of `uvicorn.run` where a server cannot start; its module varies with the version.
+STARTUP_FAILURE = 3
 
 
 class Scripting:

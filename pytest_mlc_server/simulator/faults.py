@@ -49,12 +49,34 @@ class Faults:
         body: Any = None,
         **which: Unpack[Which],
     ) -> None:
-        """Answer with an HTTP error, with the real server's body unless another is given."""
+        """Answer with an HTTP error, with the real server's body unless another is given.
+
+        Parameters
+        ----------
+        status
+            The status, from 400 to 599. Default: 500.
+        message
+            What the body says.
+        headers
+            More headers, such as ``{"Retry-After": "1"}``.
+        body
+            The body, as JSON or as a text, in place of the real server's.
+        **which
+            `rate` (from 0 to 1) with `seed`, or `times`; and `when`. See the class.
+        """
         __tracebackhide__ = True
         self._add(Reply.fail(status, message, headers=headers, body=body), **which)
 
     def reset(self, after: int | None = None, **which: Unpack[Which]) -> None:
-        """Reset the connection, after so many events of a stream."""
+        """Reset the connection, after so many events of a stream.
+
+        Parameters
+        ----------
+        after
+            How many events of a stream come before it. Default: 0, not a byte of the answer.
+        **which
+            `rate` (from 0 to 1) with `seed`, or `times`; and `when`. See the class.
+        """
         __tracebackhide__ = True
         self._add(Reply.reset(after), **which)
 
@@ -71,19 +93,47 @@ class Faults:
         self._add(Reply({"fault": {"kind": "refuse", **given(seconds=seconds)}}))
 
     def disconnect(self, after: int | None = None, **which: Unpack[Which]) -> None:
-        """Close the connection in the middle of the answer, after so many events of a stream."""
+        """Close the connection in the middle of the answer, after so many events of a stream.
+
+        Parameters
+        ----------
+        after
+            How many events of a stream come before it; an answer in one piece has its headers.
+            Default: 0.
+        **which
+            `rate` (from 0 to 1) with `seed`, or `times`; and `when`. See the class.
+        """
         __tracebackhide__ = True
         self._add(Reply.disconnect(after), **which)
 
     def stall(
         self, after: int | None = None, seconds: float | None = None, **which: Unpack[Which]
     ) -> None:
-        """Stop in the middle of the answer, for ever or for some seconds."""
+        """Stop in the middle of the answer, for ever or for some seconds.
+
+        Parameters
+        ----------
+        after
+            How many events of a stream come before it; an answer in one piece has its headers.
+            Default: 0.
+        seconds
+            How long, in seconds. Default: until the client goes away or the test ends.
+        **which
+            `rate` (from 0 to 1) with `seed`, or `times`; and `when`. See the class.
+        """
         __tracebackhide__ = True
         self._add(Reply.stall(after, seconds), **which)
 
     def malformed(self, after: int | None = None, **which: Unpack[Which]) -> None:
-        """Cut an event of a stream off within its JSON, or an answer in one piece."""
+        """Cut an event of a stream off within its JSON, or an answer in one piece.
+
+        Parameters
+        ----------
+        after
+            How many events of a stream come before it; the stream goes on behind it. Default: 0.
+        **which
+            `rate` (from 0 to 1) with `seed`, or `times`; and `when`. See the class.
+        """
         __tracebackhide__ = True
         self._add(Reply.malformed(after), **which)
 

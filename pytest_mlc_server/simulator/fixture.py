@@ -39,6 +39,8 @@ class MLCSim(Asked):
         The simulator's handle.
     faults : Faults
         What goes wrong whatever a request asks.
+    control
+        The client of the simulator's control endpoints.
 
     Raises
     ------
@@ -188,7 +190,15 @@ class MLCSim(Asked):
         self.control.call("PUT", "/sim/latency", body)
 
     def add_rule(self, rule: Mapping[str, Any], function: ReplyFunction | None = None) -> str:
-        """Make a rule from the form that script files have, and return its id."""
+        """Make a rule from the form that script files have, and return its id.
+
+        Parameters
+        ----------
+        rule
+            Its keys are those of ``[[rules]]`` in a script file.
+        function
+            What answers, for a rule whose reply is ``{"function": True}``.
+        """
         __tracebackhide__ = True
         make = functools.partial(self._make_rule, rule)
         return make() if function is None else self._functions.add(make, function)
@@ -200,7 +210,17 @@ class MLCSim(Asked):
     # --- what goes wrong --------------------------------------------------------------------------
 
     def fail(self, status: int = 500, message: str | None = None, **how: Any) -> None:
-        """Answer requests with an HTTP error, as `faults.fail`."""
+        """Answer requests with an HTTP error, as `faults.fail`.
+
+        Parameters
+        ----------
+        status
+            The status, from 400 to 599. Default: 500.
+        message
+            What the body says.
+        **how
+            `headers`, `body`, and which requests: `rate` with `seed`, `times`, `when`.
+        """
         __tracebackhide__ = True
         self.faults.fail(status, message, **how)
 

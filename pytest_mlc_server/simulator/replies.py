@@ -71,7 +71,15 @@ class Reply:
 
     @staticmethod
     def tool_call(name: str, /, **arguments: Any) -> Reply:
-        """Call one of the tools that the request offers."""
+        """Call one of the tools that the request offers.
+
+        Parameters
+        ----------
+        name
+            The function's name, a Python identifier.
+        **arguments
+            Its keyword arguments.
+        """
         return Reply({"tool_calls": [{"name": name, "arguments": arguments}]})
 
     @staticmethod
@@ -87,7 +95,15 @@ class Reply:
 
     @staticmethod
     def random(seed: int = 0, tokens: int | None = None) -> Reply:
-        """Say a text that follows from a seed."""
+        """Say a text that follows from a seed.
+
+        Parameters
+        ----------
+        seed
+            What it is drawn with; a request's own ``seed`` goes before. Default: 0.
+        tokens
+            How many tokens it has. Default: as many as the request's ``max_tokens`` allows.
+        """
         return Reply({"random": given(seed=seed, tokens=tokens)})
 
     # --- what goes wrong --------------------------------------------------------------------------
@@ -100,31 +116,79 @@ class Reply:
         headers: Mapping[str, str] | None = None,
         body: Any = None,
     ) -> Reply:
-        """Answer with an HTTP error, with the real server's body unless another is given."""
+        """Answer with an HTTP error, with the real server's body unless another is given.
+
+        Parameters
+        ----------
+        status
+            The status, from 400 to 599. Default: 500.
+        message
+            What the body says.
+        headers
+            More headers, such as ``{"Retry-After": "1"}``.
+        body
+            The body, as JSON or as a text, in place of the real server's.
+        """
         headers = dict(headers) if headers else None
         fault = _fault("status", status=status, message=message, headers=headers, body=body)
         return Reply({"fault": fault})
 
     @staticmethod
     def reset(after: int | None = None, *, reply: object = None) -> Reply:
-        """Reset the connection, after so many events of a stream."""
+        """Reset the connection, after so many events of a stream.
+
+        Parameters
+        ----------
+        after
+            How many events of a stream come before it. Default: 0, not a byte of the answer.
+        reply
+            The answer within which it happens. Default: what the simulator answers without a rule.
+        """
         return _within(reply, _fault("reset", after=after))
 
     @staticmethod
     def disconnect(after: int | None = None, *, reply: object = None) -> Reply:
-        """Close the connection in the middle of an answer, after so many events of a stream."""
+        """Close the connection in the middle of an answer, after so many events of a stream.
+
+        Parameters
+        ----------
+        after
+            How many events of a stream come before it; an answer in one piece has its headers.
+            Default: 0.
+        reply
+            The answer within which it happens. Default: what the simulator answers without a rule.
+        """
         return _within(reply, _fault("disconnect", after=after))
 
     @staticmethod
     def stall(
         after: int | None = None, seconds: float | None = None, *, reply: object = None
     ) -> Reply:
-        """Stop in the middle of an answer, for ever or for some seconds."""
+        """Stop in the middle of an answer, for ever or for some seconds.
+
+        Parameters
+        ----------
+        after
+            How many events of a stream come before it; an answer in one piece has its headers.
+            Default: 0.
+        seconds
+            How long, in seconds. Default: until the client goes away or the test ends.
+        reply
+            The answer within which it happens. Default: what the simulator answers without a rule.
+        """
         return _within(reply, _fault("stall", after=after, seconds=seconds))
 
     @staticmethod
     def malformed(after: int | None = None, *, reply: object = None) -> Reply:
-        """Cut an event of a stream off within its JSON, or an answer in one piece."""
+        """Cut an event of a stream off within its JSON, or an answer in one piece.
+
+        Parameters
+        ----------
+        after
+            How many events of a stream come before it; the stream goes on behind it. Default: 0.
+        reply
+            The answer within which it happens. Default: what the simulator answers without a rule.
+        """
         return _within(reply, _fault("malformed", after=after))
 
     @staticmethod

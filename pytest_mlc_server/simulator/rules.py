@@ -62,6 +62,13 @@ class Rule:
         What the simulator calls it.
     name
         What messages call it.
+
+    Attributes
+    ----------
+    id : str
+        What the simulator calls it; `SimRequest.rule` has it.
+    name : str
+        What messages call it.
     """
 
     def __init__(self, sim: MLCSim, id_: str, name: str) -> None:
@@ -123,7 +130,7 @@ class When:
     Attributes
     ----------
     name : str
-        The same; without one, the conditions.
+        What messages call the rule; unless given, its conditions.
     """
 
     def __init__(
@@ -203,7 +210,15 @@ class When:
         return self._add(Reply.file(path))
 
     def reply_random(self, seed: int = 0, tokens: int | None = None) -> Rule:
-        """Answer with a text that follows from a seed."""
+        """Answer with a text that follows from a seed.
+
+        Parameters
+        ----------
+        seed
+            What it is drawn with; a request's own ``seed`` goes before. Default: 0.
+        tokens
+            How many tokens it has. Default: as many as the request's ``max_tokens`` allows.
+        """
         __tracebackhide__ = True
         return self._add(Reply.random(seed, tokens))
 
@@ -228,7 +243,15 @@ class When:
         return self._add(reply, function=function)
 
     def call_tool(self, name: str, /, **arguments: Any) -> Rule:
-        """Answer with the call of a tool, which the request has to offer."""
+        """Answer with the call of a tool, which the request has to offer.
+
+        Parameters
+        ----------
+        name
+            The function's name, a Python identifier.
+        **arguments
+            Its keyword arguments.
+        """
         __tracebackhide__ = True
         return self._add(Reply.tool_call(name, **arguments))
 
@@ -242,29 +265,77 @@ class When:
         headers: Mapping[str, str] | None = None,
         body: Any = None,
     ) -> Rule:
-        """Answer with an HTTP error, with the real server's body unless another is given."""
+        """Answer with an HTTP error, with the real server's body unless another is given.
+
+        Parameters
+        ----------
+        status
+            The status, from 400 to 599. Default: 500.
+        message
+            What the body says.
+        headers
+            More headers, such as ``{"Retry-After": "1"}``.
+        body
+            The body, as JSON or as a text, in place of the real server's.
+        """
         __tracebackhide__ = True
         return self._add(Reply.fail(status, message, headers=headers, body=body))
 
     def reset(self, after: int | None = None, *, reply: object = None) -> Rule:
-        """Reset the connection, after so many events of a stream."""
+        """Reset the connection, after so many events of a stream.
+
+        Parameters
+        ----------
+        after
+            How many events of a stream come before it. Default: 0, not a byte of the answer.
+        reply
+            The answer within which it happens. Default: what the simulator answers without a rule.
+        """
         __tracebackhide__ = True
         return self._add(Reply.reset(after, reply=reply))
 
     def disconnect(self, after: int | None = None, *, reply: object = None) -> Rule:
-        """Close the connection in the middle of the answer, after so many events of a stream."""
+        """Close the connection in the middle of the answer, after so many events of a stream.
+
+        Parameters
+        ----------
+        after
+            How many events of a stream come before it; an answer in one piece has its headers.
+            Default: 0.
+        reply
+            The answer within which it happens. Default: what the simulator answers without a rule.
+        """
         __tracebackhide__ = True
         return self._add(Reply.disconnect(after, reply=reply))
 
     def stall(
         self, after: int | None = None, seconds: float | None = None, *, reply: object = None
     ) -> Rule:
-        """Stop in the middle of the answer, for ever or for some seconds."""
+        """Stop in the middle of the answer, for ever or for some seconds.
+
+        Parameters
+        ----------
+        after
+            How many events of a stream come before it; an answer in one piece has its headers.
+            Default: 0.
+        seconds
+            How long, in seconds. Default: until the client goes away or the test ends.
+        reply
+            The answer within which it happens. Default: what the simulator answers without a rule.
+        """
         __tracebackhide__ = True
         return self._add(Reply.stall(after, seconds, reply=reply))
 
     def malformed(self, after: int | None = None, *, reply: object = None) -> Rule:
-        """Cut an event of the stream off within its JSON, or an answer in one piece."""
+        """Cut an event of the stream off within its JSON, or an answer in one piece.
+
+        Parameters
+        ----------
+        after
+            How many events of a stream come before it; the stream goes on behind it. Default: 0.
+        reply
+            The answer within which it happens. Default: what the simulator answers without a rule.
+        """
         __tracebackhide__ = True
         return self._add(Reply.malformed(after, reply=reply))
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pytest_mlc_server import StartError, engines, sharing, warm
+from pytest_mlc_server import StartError, doors, engines, shared_servers, warm
 from pytest_mlc_server.guardian.forked import WAITING
 from tests.conftest import STANDIN, WATCHDOG, await_, await_gone, await_text
 from tests.support_launch import launch_env
@@ -212,7 +212,7 @@ def test_a_parent_that_cannot_fork_says_why_and_the_server_is_launched_directly(
             assert not was_forked(server)
             logs.append(log_of(server))
         # It has told this process before it went.
-        await_(lambda: sharing.found(warm.directory()) == [], "the end of the parent")
+        await_(lambda: shared_servers.found(warm.directory()) == [], "the end of the parent")
     assert f"--- not forked from the warm parent: {reason}" in logs[0]
     assert f"--- not forked from a warm parent: {reason}" in logs[1]
 
@@ -342,7 +342,7 @@ def test_a_parent_that_does_not_get_ready_is_not_waited_for_longer_than_a_start_
 def test_whoever_says_nonsense_to_a_parent_is_sent_away(forks: Warm, said: bytes) -> None:
     first = forks.started()
     (held,) = forks.parents._held.values()
-    with sharing.connect(warm.Place(held.door, 0.0).socket) as guest:
+    with doors.connect(warm.Place(held.door, 0.0).socket) as guest:
         guest.settimeout(WATCHDOG)
         with contextlib.suppress(BrokenPipeError):
             guest.sendall(said)
@@ -359,7 +359,7 @@ def test_a_request_that_cannot_be_read_is_refused(forks: Warm, tmp_path: Path) -
     (held,) = forks.parents._held.values()
     (tmp_path / "request").write_text('{"argv": 7}')
     file = os.open(tmp_path / "request", os.O_RDONLY)
-    with sharing.connect(warm.Place(held.door, 0.0).socket) as guest:
+    with doors.connect(warm.Place(held.door, 0.0).socket) as guest:
         socket.send_fds(guest, [b"fork\n"], [file, file])
         answer = json.loads(guest.makefile().readline())
     os.close(file)
@@ -387,7 +387,7 @@ def test_what_a_fork_cannot_do_is_told_from_what_no_process_could(
     (tmp_path / "request").write_text(json.dumps(request))
     (held,) = forks.parents._held.values()
     descriptors = [os.open(tmp_path / name, os.O_RDWR | os.O_CREAT) for name in ("request", "log")]
-    with sharing.connect(warm.Place(held.door, 0.0).socket) as guest:
+    with doors.connect(warm.Place(held.door, 0.0).socket) as guest:
         socket.send_fds(guest, [b"fork\n"], descriptors)
         answer = json.loads(guest.makefile().readline())
     for descriptor in descriptors:

@@ -6,29 +6,18 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pytest_mlc_server import leases, process, sharing
+from pytest_mlc_server import doors, leases, process, shared_servers, sharing
 from tests.conftest import WATCHDOG, await_, await_gone
 from tests.support_server import ask, linux
 from tests.support_sharing import Guest, Shared, process_of_nobody, shared
 
 __all__ = ["shared"]  # a fixture
-
-
-@pytest.fixture
-def other() -> Iterator[subprocess.Popen[bytes]]:
-    """A process that waits until it is killed."""
-    code = "import signal\nwhile True: signal.pause()"
-    with subprocess.Popen([sys.executable, "-I", "-S", "-c", code]) as popen:
-        yield popen
-        popen.kill()
 
 
 def guest(shared: Shared) -> Guest:
@@ -45,7 +34,7 @@ def attach(**changes: Any) -> dict[str, Any]:
 
 def status(shared: Shared) -> Any:
     """Return what the guardian says of the only server."""
-    (found,) = sharing.found(str(shared.path))
+    (found,) = shared_servers.found(str(shared.path))
     return found.status
 
 
@@ -292,7 +281,7 @@ def test_the_servers_of_a_run_are_stopped_at_the_same_time(
             runs=run_of(other),
             config={"stop_timeout": limit},
         ).terminate()
-    ending = threading.Thread(target=sharing.end_run, args=("x", other.pid, limit))
+    ending = threading.Thread(target=shared_servers.end_run, args=("x", other.pid, limit))
     ending.start()
     for path in asked:
         await_(path.exists, "the signal that asks the server to end")
@@ -341,7 +330,7 @@ def test_a_run_that_is_over_holds_nothing(shared: Shared) -> None:
 
 def test_a_stop_from_outside_is_told_to_the_holders(shared: Shared) -> None:
     holder = shared.started()
-    (found,) = sharing.found(str(shared.path))
+    (found,) = shared_servers.found(str(shared.path))
     assert found.stop(5.0)
     await_(lambda: holder.poll() == "exited", "the news")
     assert "stopped from outside" in holder.trouble
@@ -381,14 +370,15 @@ def test_a_signal_to_the_keeper_of_one_that_waits_ends_it(
 def test_a_guardian_that_does_nothing_any_more_is_not_waited_for_for_ever(
     shared: Shared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(leases, "ANSWER_WITHIN", 0.3)
-    monkeypatch.setattr(sharing, "GOING_GRACE", 0.2)
     holder = shared.started(linger=60.0, config={"stop_timeout": 0.1})
     keeper = status(shared)["keeper"]
     holder.terminate()
     os.kill(keeper, signal.SIGSTOP)
     try:
-        own = shared.started(linger=60.0)
+        with monkeypatch.context() as hasty:
+            hasty.setattr(leases, "ANSWER_WITHIN", 0.3)
+            hasty.setattr(doors, "GOING_GRACE", 0.2)
+            own = shared.started(linger=60.0)
         assert own.pid == shared.starts[1]
         assert own.check() == "ready"
     finally:

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from pytest_mlc_server import sharing
+from pytest_mlc_server import shared_servers
+from tests.conftest import await_
 from tests.plugin.test_max_servers import alive, suite_of
 from tests.support_models import Models, models
 
@@ -24,7 +25,7 @@ def _own_directory(models: Models, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     """Keep the servers of these runs apart from this user's, and end those that wait."""
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
     yield
-    for server in sharing.everywhere():
+    for server in shared_servers.everywhere():
         server.stop(5.0)
         server.await_guardian()
 
@@ -241,13 +242,19 @@ def test_a_server_that_waits_for_the_next_run_makes_room(models: Models, scope: 
     suite_of(models, "def test_it(mlc_server): pass")
     flags = ("-p", "xdist", "-n1", "--mlc-reuse=600", f"--mlc-scope={scope}")
     models.run(*flags, models="a").assert_outcomes(passed=1)
-    assert [server.status["idle"] is not None for server in sharing.everywhere()] == [True]
+    await_(
+        lambda: [one.status["idle"] is None for one in shared_servers.everywhere()] == [False],
+        "a server that waits",
+    )
     models.run(*flags, "--mlc-max-servers=2", models="b").assert_outcomes(passed=1)
-    assert sorted(str(server.facts["model"]) for server in sharing.everywhere()) == ["a", "b"]
+    assert sorted(str(server.facts["model"]) for server in shared_servers.everywhere()) == [
+        "a",
+        "b",
+    ]
     models.run(*flags, "--mlc-max-servers=1", models="b").assert_outcomes(passed=1)
     assert models.loads == 2  # it was there: nothing had to make room
     models.run(*flags, "--mlc-max-servers=1", models="c").assert_outcomes(passed=1)
-    assert [str(server.facts["model"]) for server in sharing.everywhere()] == ["c"]
+    assert [str(server.facts["model"]) for server in shared_servers.everywhere()] == ["c"]
     assert max(alive(models)[-1:]) == 1
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_mlc_server import launching, sharing
+from pytest_mlc_server import launching, shared_servers
 from pytest_mlc_server.reporting import header
 from tests.conftest import WATCHDOG, await_, await_gone
 from tests.plugin.test_health_runs import TOOLS, summary
@@ -46,7 +46,7 @@ def lasting(suite: Suite) -> Iterator[Suite]:
     """A suite with one green test; what its runs leave is stopped, and must leave nothing."""
     suite.tests(GREEN)
     yield suite
-    for found in sharing.everywhere():
+    for found in shared_servers.everywhere():
         found.stop(0.0)
     suite.await_nothing_left()
     await_(lambda: files(suite) == [], "the removal of doors and descriptions")
@@ -64,15 +64,15 @@ def pid_of(suite: Suite, worker: str = "main") -> int:
     return int((suite.path / f"pid-{worker}").read_text())
 
 
-def await_idle(count: int = 1) -> list[sharing.Found]:
+def await_idle(count: int = 1) -> list[shared_servers.Found]:
     """Wait until that many servers wait for their next user, and no other."""
 
-    def waiting() -> list[sharing.Found] | None:
-        found = sharing.everywhere()
+    def waiting() -> list[shared_servers.Found] | None:
+        found = shared_servers.everywhere()
         idle = all(one.status["idle"] is not None for one in found)
         return found if idle and len(found) == count else None
 
-    found: list[sharing.Found] = await_(waiting, "idle servers")
+    found: list[shared_servers.Found] = await_(waiting, "idle servers")
     return found
 
 
@@ -152,7 +152,7 @@ def test_the_next_run_attaches_and_says_so(lasting: Suite) -> None:
     await_idle()
     assert log.exists()
 
-    (found,) = sharing.everywhere()
+    (found,) = shared_servers.everywhere()
     found.stop(0.0)
     await_(lambda: not log.parent.exists(), "the log goes with its server")
 
@@ -357,7 +357,10 @@ def test_all_workers_of_the_next_run_share_what_all_workers_shared(lasting: Suit
 def test_a_second_run_at_the_same_time_has_its_own(lasting: Suite) -> None:
     lasting.tests(f"import time\ndef test_busy(mlc_server):\n    {WAIT_FOR_EVER}")
     first = lasting.begin(REUSE)
-    await_(lambda: sharing.everywhere() and sharing.everywhere()[0].status["ready"], "a server")
+    await_(
+        lambda: shared_servers.everywhere() and shared_servers.everywhere()[0].status["ready"],
+        "a server",
+    )
     lasting.tests(GREEN)
     lasting.run(REUSE).assert_outcomes(passed=1)
     assert pid_of(lasting) == lasting.starts[1]

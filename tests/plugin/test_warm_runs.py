@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_mlc_server import manage, sharing
+from pytest_mlc_server import manage, shared_servers
 from tests.conftest import WATCHDOG, await_, await_gone
 from tests.support_launch import launch_env
 from tests.support_plugin import Suite
@@ -91,7 +91,7 @@ def runs(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> Iterator[Runs]:
     suite.write(conftest=NOTES)
     made = Runs(suite)
     yield made
-    for found in sharing.everywhere():
+    for found in shared_servers.everywhere():
         found.stop(0.0)
     for pid in made.imports:
         await_gone(pid)
@@ -113,7 +113,7 @@ def test_the_servers_of_two_runs_are_forked_from_one_parent(
     capsys.readouterr()
 
     def idle() -> bool:
-        return all(found.status["idle"] is not None for found in sharing.everywhere())
+        return all(found.status["idle"] is not None for found in shared_servers.everywhere())
 
     await_(idle, "the end of the last lease")
     assert manage.main("ps", ["--json"]) == 0

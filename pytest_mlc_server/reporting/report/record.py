@@ -8,11 +8,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import pytest
 
-from pytest_mlc_server import values
+from pytest_mlc_server import masking, reading
 from pytest_mlc_server.reporting.report import data, texts, writing
 from pytest_mlc_server.reporting.report.attempts import Attempts
 from pytest_mlc_server.reporting.watch import warn
@@ -164,17 +163,14 @@ class Recorder:
     def _secrets(self) -> list[str]:
         found: list[str] = []
         for config in self._session.configs:
-            found += values.secrets_of(config.api_key, config.env)
-            user = urlsplit(config.url or "").netloc.rpartition("@")[0]
-            # As with keys: what is shorter is no secret, and would blot out half of the report.
-            found += [one for one in (user, user.partition(":")[2]) if len(one) >= 4]
+            found += masking.secrets_of(config.api_key, config.env, config.url)
         return found
 
 
 def _setting(one: Any) -> data.Setting:
     # As an error would show it: keys and passwords are masked there.
     name = one.setting.name
-    shown = values.written(one)
+    shown = reading.written(one)
     value = shown.removeprefix(f"{name} = ").removesuffix(f" (from {one.source})")
     return data.Setting(name=name, value=value, source=str(one.source))
 

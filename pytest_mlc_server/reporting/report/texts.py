@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from pytest_mlc_server import values
+from pytest_mlc_server import masking
 
 #: Colours and other orders to a terminal.
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
@@ -15,7 +15,7 @@ _CONTROLS = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t
 
 def clean(text: str, hidden: Sequence[str] = ()) -> str:
     r"""Return a text that UTF-8 can hold, without secrets; a lone surrogate becomes ``\\udcff``."""
-    text = values.hide(text, hidden)
+    text = masking.hide(text, hidden)
     # Almost no text has one, and a failed encoding is the quickest way to know.
     try:
         text.encode()
