@@ -13,6 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
+from hypothesis import HealthCheck, settings
 
 from pytest_mlc_server import PopenServer, engines
 
@@ -20,7 +21,13 @@ STANDIN = Path(__file__).parent / "standin"
 
 #: No test waits longer than this for an event that must come, in seconds. Generous: only a defect
 #: reaches it.
-WATCHDOG = 60.0
+WATCHDOG = 100.0
+
+# The same examples in each run, however slow the machine is; others: --hypothesis-profile=default.
+settings.register_profile(
+    "repeatable", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("repeatable")
 
 
 def pytest_configure() -> None:
@@ -46,7 +53,7 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep the settings of whoever runs these tests out of the runs that the tests start."""
     ours = ("PYTEST_MLC_", "MLC_SERVE_", "PYTEST_ADDOPTS", "PYTEST_XDIST_")
     for name in list(os.environ):  # and what CI services say of themselves changes the output
-        if name.startswith((*ours, "GITHUB_", "GITLAB_")):
+        if name.startswith((*ours, "GITHUB_", "GITLAB_", "NO_COLOR", "FORCE_COLOR")):
             monkeypatch.delenv(name)
 
 

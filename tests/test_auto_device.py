@@ -305,9 +305,13 @@ def test_no_answer_leaves_it_to_the_server(tvm: str, problem: str, asked: Path) 
 
 
 def test_asking_has_a_time_limit(asked: Path, tmp_path: Path) -> None:
-    # The gate never opens.
-    there = config(asked, f"gate={tmp_path / 'gate'}", startup_timeout=0.5)
-    assert "did not answer in time" in find(there).problem
+    for limit in (0.5, 4.0, 30.0):  # on a busy machine the question itself may come too late
+        as_another_process()
+        # The gate never opens.
+        there = config(asked, f"gate={tmp_path / 'gate'}", startup_timeout=limit)
+        assert "did not answer in time" in find(there).problem
+        if asked.exists():
+            break
     assert not psutil.pid_exists(int(asked.read_text().split()[1]))
 
 

@@ -13,6 +13,7 @@ import pytest
 from pytest_mlc_server import PopenServer, meter
 from pytest_mlc_server.access_log import OWN_PATH
 from pytest_mlc_server.meter import NO_COUNTERS, Meter
+from tests.conftest import await_
 
 BODY = "prompt_tokens_sum\t7\ncompletion_tokens_sum\t5\n"
 
@@ -195,6 +196,7 @@ def test_a_server_that_does_not_answer_is_not_asked_again_until_it_does(
     for _ in range(3):
         assert asking.ask() is None
     assert asking.why == "GET /metrics was not answered within 0.05 s"
+    await_(lambda: fake.requests, "the first question, and the only one")
     assert len(fake.requests) == 1
     monkeypatch.setattr(meter, "TIMEOUT", 60.0)
     fake.hold.set()

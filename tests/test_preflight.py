@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from pytest_mlc_server import ConfigError, PopenServer, ServerConfig, engines, preflight
+from tests.support_plugin import free_ports
 
 REAL_ENGINES = pytest.mark.parametrize("engine", ["mlc", "mock"])
 
@@ -186,12 +187,14 @@ def test_an_occupied_port_stops_the_start(
 
 
 def test_a_port_that_was_just_left_is_free() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-        with socket.create_connection(("127.0.0.1", port)) as client:
-            connection, _ = listener.accept()
-            connection.close()  # this side closes first, and is left in TIME_WAIT
-            assert client.recv(1) == b""
+    port = free_ports(1)  # nobody else gets it when this test leaves it
+    with (
+        socket.create_server(("127.0.0.1", port)) as listener,
+        socket.create_connection(("127.0.0.1", port)) as client,
+    ):
+        connection, _ = listener.accept()
+        connection.close()  # this side closes first, and is left in TIME_WAIT
+        assert client.recv(1) == b""
     preflight.check(config(port=port))
 
 

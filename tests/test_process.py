@@ -146,12 +146,15 @@ def test_a_zombie_is_no_descendant_and_does_not_run(child: subprocess.Popen[byte
     handle = psutil.Process(child.pid)
     assert child.pid in [one.pid for one in process.descendants(os.getpid())]
     assert process.is_running(handle)
+    assert not process.has_ended(child.pid)
     child.kill()
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
     assert child.pid not in [one.pid for one in process.descendants(os.getpid())]
     assert not process.is_running(handle)
+    assert process.has_ended(child.pid)
     child.wait()
     assert not process.is_running(handle)
+    assert process.has_ended(child.pid)
 
 
 def test_a_process_that_ended_has_no_descendants_and_can_be_killed_again(

@@ -263,7 +263,7 @@ def test_what_a_worker_does_not_repeat_is_forgotten(monkeypatch: pytest.MonkeyPa
     controller = Controller(monkeypatch)
     try:
         controller.sender("gw0").update([snapshot()], 100.0)
-        controller.shows("loading")
+        await_(lambda: controller.row.shown, "the line")  # it may be over already
         controller.silent()
     finally:
         controller.receiver.close()

@@ -9,10 +9,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
-from pytest_mlc_server import ConfigError, PopenServer, StartError
+from pytest_mlc_server import ConfigError, PopenServer, StartError, external
 from tests.conftest import standin_env
 from tests.support_server import ask
 
@@ -159,4 +160,17 @@ def test_a_proxy_that_leads_nowhere_does_not_matter(
         monkeypatch.delenv("NO_PROXY", raising=False)
         server = PopenServer(None, url=target.base_url, api_key=KEY)
         server.start()
+        assert server.is_alive()
+
+
+def test_a_netrc_does_not_take_the_keys_place(
+    target: PopenServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1\nlogin a\npassword b\n")
+    netrc.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(netrc))
+    # As for a server elsewhere, which the environment's proxies and logins are for.
+    monkeypatch.setattr(external, "is_local", lambda _: False)
+    with PopenServer(None, url=target.base_url, api_key=KEY) as server:
         assert server.is_alive()

@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ import pytest
 
 from pytest_mlc_server import PopenServer, StartError
 from tests.conftest import await_text
+from tests.support_plugin import free_ports
 from tests.support_server import ask
 from tests.support_server import temporary as temporary
 
@@ -108,8 +108,7 @@ def impostor(model: str, address: tuple[str, int]) -> Iterator[ThreadingHTTPServ
 def test_another_program_that_takes_the_port_meanwhile_is_not_taken_for_the_server(
     standin: Servers, tmp_path: Path, model_dir: str
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as one:
-        port = one.getsockname()[1]
+    port = free_ports(1)
     started = tmp_path / "started"
     taken = tmp_path / "taken"
     orders = (f"started={started}", f"wait={taken}")

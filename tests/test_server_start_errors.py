@@ -30,7 +30,8 @@ def failing(standin: Callable[..., PopenServer], tmp_path: Path) -> Failing:
             server.start()
         error = caught.value
         assert isinstance(error, StartError)
-        await_gone(int(started.read_text().split()[-1]))
+        for pid in started.read_text().split() if started.exists() else []:
+            await_gone(int(pid))
         assert (server.pid, server.is_alive()) == (None, False)
         assert error.log_path == server.log_path
         assert error.log_path is not None
@@ -98,10 +99,13 @@ def test_of_a_long_log_the_last_lines_are_shown(failing: Failing) -> None:
 def test_a_server_that_does_not_become_ready_in_time_is_stopped_and_explained(
     failing: Failing, order: str, evidence: str
 ) -> None:
-    error = failing(order, startup_timeout=1.5)
-    assert "it was not ready within 1.5 s" in str(error)
+    for limit in (1.5, 6.0, 24.0):  # on a busy machine it takes longer to come as far as that
+        error = failing(order, startup_timeout=limit)
+        assert f"it was not ready within {limit:g} s" in str(error)
+        assert "--mlc-startup-timeout" in str(error)
+        if evidence in str(error):
+            break
     assert evidence in str(error)
-    assert "--mlc-startup-timeout" in str(error)
 
 
 def test_the_time_limit_holds_for_a_server_that_ignores_signals(failing: Failing) -> None:

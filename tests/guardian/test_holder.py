@@ -7,7 +7,6 @@ import os
 import selectors
 import socket
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -19,15 +18,6 @@ from tests.conftest import await_gone
 from tests.support_server import linux, temporary
 
 __all__ = ["temporary"]  # a fixture
-
-
-@pytest.fixture
-def other() -> Iterator[subprocess.Popen[bytes]]:
-    """A process that waits until it is killed."""
-    code = "import signal\nwhile True: signal.pause()"
-    with subprocess.Popen([sys.executable, "-I", "-S", "-c", code]) as popen:
-        yield popen
-        popen.kill()
 
 
 @contextmanager

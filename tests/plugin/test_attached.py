@@ -40,6 +40,33 @@ def test_the_tests_use_it_and_leave_it_alone(
         assert server.base_url in header
 
 
+def test_a_password_in_the_url_is_shown_nowhere(
+    suite: Suite, standin: Callable[..., PopenServer]
+) -> None:
+    suite.tests(
+        """
+        def test_asks(mlc_server, mlc_server_config, mlc_session):
+            mlc_session.get("/v1/models")
+            print(mlc_server, mlc_server_config)
+            assert False
+
+        def test_another_model(mlc_server_factory):
+            mlc_server_factory(model="another")
+        """
+    )
+    with standin() as server:
+        url = server.base_url.replace("//", "//somebody:s3cret-word@")
+        result = suite.run_bare(
+            f"--mlc-url={url}", "-l", "-rA", "--junitxml=report.xml", "--mlc-report=report.json"
+        )
+        result.assert_outcomes(failed=2)
+    files = ("report.xml", "report.json")
+    shown = [result.stdout.str(), *((suite.path / name).read_text("utf-8") for name in files)]
+    for text in shown:
+        assert "//***@127.0.0.1" in text
+        assert [line for line in text.splitlines() if "s3cret-word" in line] == []
+
+
 def test_a_url_and_an_engine_contradict_each_other(suite: Suite) -> None:
     suite.tests("def test_asks(mlc_server): pass")
     result = suite.run("--mlc-url=http://127.0.0.1:9", "--mlc-engine=sim")

@@ -85,7 +85,7 @@ LAST_REQUEST = 'last request that it logged: "POST /v1/completions HTTP/1.1"'
 @pytest.fixture
 def short_probe(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have a server that says nothing found wedged after less than the usual five seconds."""
-    monkeypatch.setattr(PopenServer.check, "__defaults__", (0.3,))
+    monkeypatch.setattr(PopenServer.check, "__defaults__", (1.0,))
 
 
 @pytest.mark.usefixtures("short_probe")

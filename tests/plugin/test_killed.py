@@ -111,7 +111,7 @@ def test_while_the_server_is_being_stopped(suite: Suite, end: Callable[[int], No
     suite.tests("def test_green(mlc_server): pass")
     settings = [*suite.settings(), f"--mlc-env=PYTHONPATH={package.parent}"]
     process = suite.spawn(
-        [sys.executable, "-m", "pytest", "-p", "mlc_server", *settings, "--mlc-stop-timeout=0.5"]
+        [sys.executable, "-m", "pytest", "-p", "mlc_server", *settings, "--mlc-stop-timeout=2"]
     )
     suite.await_file("asked")
     end(process.pid)
@@ -124,7 +124,7 @@ def test_while_the_server_is_being_stopped(suite: Suite, end: Callable[[int], No
 TIMEOUT = [
     "-p",
     "timeout",
-    "--timeout=0.5",
+    "--timeout=1",
     "--timeout-method=thread",
     "-o",
     "timeout_func_only=true",

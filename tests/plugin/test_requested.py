@@ -67,6 +67,26 @@ def test_of_those_that_are_alike_the_one_of_that_time_is_meant() -> None:
     assert rows[1]["ttft_s"] is None  # the simulator knows that it was no stream
 
 
+@pytest.mark.parametrize(
+    ("seen", "sent", "sources"),
+    [
+        # Seen late by a busy server: the one just before it was sent is not meant.
+        ([1.0, 1.06], {"start": 1.01, "seconds": 0.07}, ["simulator", "client"]),
+        # Nor the one just after it was over.
+        ([1.06, 1.08], {"start": 1.0, "seconds": 0.07}, ["client", "simulator"]),
+        # A clock of another machine, which is behind, changes nothing where there is no doubt.
+        ([0.5, 7.0], {"start": 1.0, "seconds": 0.1}, ["client", "simulator"]),
+        ([0.5, 1.5], {"start": 1.4, "seconds": None}, ["simulator", "client"]),
+    ],
+)
+def test_of_those_that_are_alike_none_is_meant_that_it_cannot_have_been(
+    seen: list[float], sent: dict[str, Any], sources: list[str]
+) -> None:
+    known = [row("/a", start=at, source="simulator") for at in seen]
+    rows = together(known, [row("/a", source="client", **sent)])
+    assert [one["source"] for one in rows] == sources
+
+
 def test_requests_are_in_the_order_of_their_times_where_all_have_one() -> None:
     seen = [row("/1", start=1.0), row("/3", start=3.0)]
     sent = [row("/2", start=2.0, **CLIENT)]

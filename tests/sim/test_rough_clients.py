@@ -29,7 +29,7 @@ EXPECTED = ("WARNING:  Invalid HTTP request received.", "cancelled")
 BOUNDED = settings(
     max_examples=60,
     deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
 

@@ -168,6 +168,8 @@ def daemon():
     )
     env = {} if "scrub" in ORDERS else None
     subprocess.run([sys.executable, "-c", code, ORDERS["daemon"]], env=env, check=True)
+    while not os.path.exists(ORDERS["daemon"]):  # a test reads it as soon as this one is ready
+        time.sleep(0.005)
 
 
 def respawn():
@@ -183,7 +185,7 @@ def respawn():
         "    os.waitpid(worker, 0)\n"
     )
     subprocess.Popen([sys.executable, "-c", code, ORDERS["respawn"]])
-    while not os.path.exists(ORDERS["respawn"]):
+    while not (os.path.exists(ORDERS["respawn"]) and os.path.getsize(ORDERS["respawn"])):
         time.sleep(0.005)
 
 
