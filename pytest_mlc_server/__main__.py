@@ -1,4 +1,4 @@
-"""Command line: ``python -m pytest_mlc_server {with,ps,stop,logs,prepare,sim} …``."""
+"""Command line: ``python -m pytest_mlc_server {with,ps,stop,logs,prepare,doctor,sim} …``."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ usage: python -m pytest_mlc_server COMMAND ...
                                    for their next user (--mlc-reuse)
   prepare [settings] [--json]      download and compile models ahead of time, start each once, and
                                    print where they are kept
+  doctor [settings] [--json]       say what a run with these settings would find, and for each
+                                   problem what to do, before anything is started
   sim serve MODEL [flags]          run the simulator, with the flags of `mlc_llm serve`
 
 Each command has --help."""
@@ -50,6 +52,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from pytest_mlc_server.prepare import main as prepare
 
         return prepare(rest)
+    if command == "doctor":
+        from pytest_mlc_server.doctor.cli import main as doctor
+
+        return doctor(rest)
     print(USAGE, file=sys.stdout if command in ("-h", "--help") else sys.stderr)
     return 0 if command in ("-h", "--help") else 2
 

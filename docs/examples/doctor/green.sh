@@ -1,0 +1,1 @@
+python -m pytest_mlc_server doctor -n 2

@@ -1,0 +1,1 @@
+"""``doctor``: what a run with certain settings would find, before anything is started."""
