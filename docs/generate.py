@@ -1,72 +1,57 @@
-"""Write the pages that come from the code: ``python docs/generate.py``; ``--check`` compares."""
+"""Write the pages, and the tables of pages, that come from the code: ``python docs/generate.py``.
+
+``--check`` compares, and says which are out of date.
+"""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
-from pytest_mlc_server.options import SETTINGS, Setting
+DOCS = Path(__file__).parent
+sys.path.insert(0, str(DOCS.parent))
 
-SETTINGS_PAGE = Path(__file__).parent / "reference" / "settings.md"
+from docs.generating import commands, errors, extras, plugin, settings, simulator  # noqa: E402
 
-HEAD = """\
-# Settings
+REFERENCE = DOCS / "reference"
 
-<!-- Written by docs/generate.py from pytest_mlc_server/options.py. -->
+#: Pages that are written whole.
+PAGES = {
+    "settings.md": settings.page,
+    "fixtures.md": plugin.fixtures_page,
+    "markers.md": plugin.markers_page,
+    "hooks.md": plugin.hooks_page,
+    "errors.md": errors.page,
+    "command-line.md": commands.page,
+    "extras.md": extras.page,
+}
 
-Each setting is a CLI flag, an ini key and an environment variable. The command line (`addopts`
-included) wins over the environment, the environment over the ini file, that over the default.
-
-- A higher source replaces a repeatable setting whole. In the environment, the values of a
-  repeatable setting are separated by newlines; in an ini file each stands on a line of its own.
-- An empty environment variable counts as not set.
-- Relative paths start, on the command line and in the environment, where pytest was called; in an
-  ini file, at that file. `HF://org/name` is left alone.
-- A yes-or-no setting has a second flag that switches it off: `--mlc-no-debug`.
-- `MLC_SERVE_MODEL_LIB`, which upstream's tests read, gives the model (its directory) and the
-  library as a pair when neither is set anywhere.
-- Wrong syntax ends the run at its start with pytest's exit code 4. What needs other settings or the
-  file system is reported when the configuration is first used, before anything is started.
-
-| flag | ini key | environment | default | what it is |
-|---|---|---|---|---|
-"""
+#: Pages with tables between ``<!-- table: NAME -->`` and ``<!-- end of table -->``.
+WITH_TABLES = ("mlc_sim.md", "simulator-rules.md")
 
 
-def settings_page() -> str:
-    """Return the page of the settings."""
-    return HEAD + "".join(_row(setting) for setting in SETTINGS)
-
-
-def _row(setting: Setting) -> str:
-    flag = setting.flag
-    if setting.kind == "flag":
-        flag += f"`, `--mlc-no-{setting.name}"
-    default = setting.default
-    if default in (None, ()):
-        shown = ""
-    elif isinstance(default, bool):
-        shown = "on" if default else "off"
-    else:
-        shown = f"{default:g}" if isinstance(default, float) else str(default)
-    text = setting.help
-    if setting.choices:
-        text += ": " + ", ".join(f"`{choice}`" for choice in setting.choices)
-    if setting.repeatable:
-        text += " (repeatable)"
-    return f"| `{flag}` | `{setting.key}` | `{setting.variable}` | {shown} | {text} |\n"
+def out_of_date() -> Iterator[tuple[Path, str]]:
+    """Return the pages that are not what the code says, and what they should be."""
+    wanted = {REFERENCE / name: page() for name, page in PAGES.items()}
+    for name in WITH_TABLES:
+        path = REFERENCE / name
+        wanted[path] = simulator.with_tables(path.read_text(encoding="utf-8"))
+    for path, text in wanted.items():
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            yield path, text
 
 
 def main() -> int:
     """Write the pages, or say which are out of date."""
-    text = settings_page()
+    found = list(out_of_date())
     if "--check" not in sys.argv:
-        SETTINGS_PAGE.write_text(text, encoding="utf-8")
+        for path, text in found:
+            path.write_text(text, encoding="utf-8")
         return 0
-    if SETTINGS_PAGE.read_text(encoding="utf-8") == text:
-        return 0
-    sys.stderr.write(f"{SETTINGS_PAGE.name} is out of date: run python docs/generate.py\n")
-    return 1
+    for path, _ in found:
+        sys.stderr.write(f"{path.name} is out of date: run python docs/generate.py\n")
+    return 1 if found else 0
 
 
 if __name__ == "__main__":

@@ -1,0 +1,2 @@
+export PYTEST_MLC_PYTHON="$(conda run -n mlc which python)"
+pytest

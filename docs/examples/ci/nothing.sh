@@ -1,0 +1,1 @@
+pytest -rs --mlc-unavailable skip --mlc-require 1

@@ -1,0 +1,2 @@
+export PYTEST_MLC_ENGINE=sim
+pytest -n 2

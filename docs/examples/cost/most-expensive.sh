@@ -1,0 +1,1 @@
+pytest --ignore=over

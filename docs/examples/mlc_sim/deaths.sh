@@ -1,0 +1,1 @@
+pytest test_deaths.py -k 'crashes or engine'

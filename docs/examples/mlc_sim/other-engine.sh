@@ -1,0 +1,1 @@
+pytest -rs --mlc-engine mlc test_functions.py

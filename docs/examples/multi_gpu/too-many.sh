@@ -1,0 +1,1 @@
+pytest -n 8 --mlc-model dist/Llama-3-8B-Instruct-q4f16_1-MLC

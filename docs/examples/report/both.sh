@@ -1,0 +1,1 @@
+pytest --mlc-report out/report.html --mlc-report out/report.json

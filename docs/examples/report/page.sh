@@ -1,0 +1,1 @@
+pytest --mlc-report report.html

@@ -1,0 +1,1 @@
+pytest --mlc-startup-timeout 20

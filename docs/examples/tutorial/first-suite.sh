@@ -1,0 +1,6 @@
+pytest
+pytest --mlc-engine sim
+pytest
+pytest
+pytest
+pytest -n 2

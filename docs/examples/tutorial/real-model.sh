@@ -1,0 +1,7 @@
+pytest --mlc-engine mock -rs
+python -m pytest_mlc_server doctor --mlc-engine mlc \
+    --mlc-model HF://mlc-ai/Qwen2.5-0.5B-Instruct-q4f16_1-MLC --mlc-device cuda
+python -m pytest_mlc_server prepare \
+    --mlc-model HF://mlc-ai/Qwen2.5-0.5B-Instruct-q4f16_1-MLC --mlc-device cuda
+pytest -rs
+pytest --mlc-engine sim

@@ -1,0 +1,8 @@
+import greeter
+
+from pytest_mlc_server import MLCSim
+
+
+def test_grace_is_greeted(mlc_sim: MLCSim) -> None:
+    mlc_sim.when("Greet grace").reply("Good evening, Grace.")
+    assert greeter.greet("Grace") == "Good evening, Grace."
