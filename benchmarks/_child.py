@@ -10,9 +10,12 @@ it matters here, and takes its orders from the environment:
     Memory that it fills while it starts, in MiB.
 ``CHILD_DIES``
     Exit code with which it ends after that delay instead.
+``CHILD_HOST``
+    Address at which it listens, instead of that of the loopback interface.
 ``CHILD_NOTES``
-    Directory of its notes: `ready`, when it listens and can answer, and `end`, its last act.
-    Each is the reading of the monotonic clock, which all processes of a machine share.
+    Directory of its notes: `began`, its first act, `ready`, when it listens and can answer, and
+    `end`, its last act. Each is the reading of the monotonic clock, which all processes of a
+    machine share, those in containers too. `starts.txt` has a letter for each server.
 """
 
 import json
@@ -37,9 +40,9 @@ def program(directory: str) -> str:
 def _note(name: str) -> None:
     now = time.monotonic()
     path = os.path.join(os.environ["CHILD_NOTES"], name)
-    with open(f"{path}.part", "w", encoding="ascii") as file:
+    with open(f"{path}.{os.getpid()}", "w", encoding="ascii") as file:
         file.write(repr(now))
-    os.replace(f"{path}.part", path)
+    os.replace(f"{path}.{os.getpid()}", path)
 
 
 def _leave(code: int) -> None:
@@ -76,6 +79,9 @@ def _answer(client: socket.socket, model: str) -> None:
 
 
 def main() -> None:
+    _note("began")
+    with open(os.path.join(os.environ["CHILD_NOTES"], "starts.txt"), "a", encoding="ascii") as file:
+        file.write("x")
     arguments = sys.argv
     model = arguments[arguments.index("serve") + 1]
     port = int(arguments[arguments.index("--port") + 1])
@@ -86,7 +92,8 @@ def main() -> None:
     time.sleep(float(os.environ.get("CHILD_DELAY", "0")))
     if "CHILD_DIES" in os.environ:
         _leave(int(os.environ["CHILD_DIES"]))
-    with socket.create_server(("127.0.0.1", port), backlog=128) as server:
+    host = os.environ.get("CHILD_HOST", "127.0.0.1")
+    with socket.create_server((host, port), backlog=128) as server:
         _note("ready")
         print(READY_LINE, flush=True)
         while memory is not None:

@@ -1,4 +1,4 @@
-"""What the plugin costs a project that has it installed and does not use it.
+"""What a plugin costs a project that has it installed and does not use it.
 
 First the import of plugin modules in fresh interpreters that have imported pytest. Then
 ``pytest --collect-only`` on a directory with one test: the same command with and without each
@@ -8,28 +8,50 @@ plugin, in pairs, each pair in turn; the noise is the difference between two run
 from __future__ import annotations
 
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from time import perf_counter
 
-from _measure import Results, interleave, ms, report, runs_argument, table, verdict
+import _candidates as names
+from _alone import alone
+from _results import Figures, Table
+from _rounds import Effort, NotMeasuredError, rounds
 
+#: What pytest imports of each plugin, and what a fixture of the two that have none imports.
 MODULES = {
-    "pytest-mlc-server": "pytest_mlc_server.plugin",
-    "pytest-xdist": "xdist.plugin",
-    "pytest-xprocess": "xprocess.pytest_xprocess",
-    "mirakuru (no plugin)": "mirakuru",
+    names.OURS: "pytest_mlc_server.plugin",
+    names.XDIST: "xdist.plugin",
+    names.XPROCESS: "xprocess.pytest_xprocess",
+    names.MIRAKURU: "mirakuru",
+    names.TESTCONTAINERS: "testcontainers.core.container",
+    names.DOCKER_TOOLS: "pytest_docker_tools.plugin",
+    names.DOCKER: "pytest_docker",
 }
-BLOCKED = {
-    "pytest-mlc-server": ("mlc_server",),
-    "pytest-xdist": ("xdist", "xdist.looponfail"),
-    "pytest-xprocess": ("xprocess",),
-    "noise (same command)": (),
+NO_PLUGIN = {
+    names.MIRAKURU: f"{names.MIRAKURU} (no plugin)",
+    names.TESTCONTAINERS: f"{names.TESTCONTAINERS} (no plugin)",
 }
-OURS = "pytest-mlc-server"
+
+PLUGINS = {
+    names.OURS: ("pytest_mlc_server.plugin",),
+    names.XDIST: ("xdist",),
+    names.XPROCESS: ("xprocess.pytest_xprocess",),
+    names.DOCKER_TOOLS: ("pytest_docker_tools.plugin",),
+    names.DOCKER: ("pytest_docker",),
+}
+NOISE = "noise: the same command twice"
+
+IMPORT = """
+The import of a plugin's module in a fresh interpreter that has imported pytest: what every run of
+every project pays that has it installed. mirakuru and testcontainers are no plugins: what their
+fixtures import is paid by runs that use them.
+"""
+
+COLLECT = """
+The CPU time of `pytest --collect-only` on one test, with the plugin less without it, in pairs.
+Besides the import it has the registration of options and hooks.
+"""
 
 _IMPORT = """
 import sys, pytest
@@ -40,72 +62,92 @@ print(perf_counter() - began)
 """
 
 
-def import_time(module: str) -> float:
-    """Import a module in a fresh interpreter, after pytest."""
-    code = _IMPORT.format(module=module)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+def require(name: str) -> None:
+    """Raise NotMeasuredError if a plugin is not installed."""
+    if name in names.PACKAGES and not names.installed(name):
+        raise NotMeasuredError(names.NOT_INSTALLED)
+
+
+def import_time(name: str) -> float:
+    """Import a plugin's module in a fresh interpreter, after pytest."""
+    require(name)
+    code = _IMPORT.format(module=MODULES[name])
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(done.stderr)
     return float(done.stdout)
 
 
-def collect(directory: str, blocked: tuple[str, ...]) -> tuple[float, float]:
-    """Run ``pytest --collect-only``; return its wall-clock and its CPU time."""
+def collect(directory: str, plugins: tuple[str, ...]) -> float:
+    """Run ``pytest --collect-only``; return its CPU time."""
     command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider"]
-    for name in blocked:
-        command += ["-p", f"no:{name}"]
-    began = perf_counter()
-    child = subprocess.Popen(command, cwd=directory, stdout=subprocess.DEVNULL)
+    for name in plugins:
+        command += ["-p", name]
+    child = subprocess.Popen(
+        command,
+        cwd=directory,
+        stdout=subprocess.DEVNULL,
+        env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+    )
     _, status, usage = os.wait4(child.pid, 0)
-    wall = perf_counter() - began
     child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode != 0:
         raise RuntimeError(f"pytest --collect-only ended with {child.returncode}")
-    return wall, usage.ru_utime + usage.ru_stime
+    return usage.ru_utime + usage.ru_stime
 
 
-def spread(values: list[float]) -> float:
-    """Return the half-width of the middle half of the values."""
-    low, _, high = statistics.quantiles(values, n=4) if len(values) > 1 else (0.0, 0.0, 0.0)
-    return (high - low) / 2
+class Pairs:
+    """Runs with and without a plugin, of which the first is now the one, now the other."""
+
+    def __init__(self, directory: str, name: str) -> None:
+        self._directory, self._name = directory, name
+        self._turn = 0
+
+    def difference(self) -> float:
+        """Run a pair; return what the plugin added."""
+        require(self._name)
+        order = [PLUGINS.get(self._name, ()), ()]
+        if self._turn % 2:
+            order.reverse()
+        taken = [collect(self._directory, plugins) for plugins in order]
+        if self._turn % 2:
+            taken.reverse()
+        self._turn += 1
+        return taken[0] - taken[1]
 
 
-def main() -> None:
-    runs = runs_argument(__doc__, 12)
-    with report("cost of an installed plugin"), tempfile.TemporaryDirectory() as directory:
-        for module in MODULES.values():
-            import_time(module)  # the byte code is there from now on
+def _importer(name: str) -> Callable[[], float]:
+    return lambda: import_time(name)
 
-        def importer(module: str) -> Callable[[], float]:
-            return lambda: import_time(module)
 
-        imports = interleave({name: importer(one) for name, one in MODULES.items()}, runs)
-        table("import after pytest", imports, ours=OURS)
-        verdict("median", statistics.median(imports[OURS]), 0.001)
-
+def measure(effort: Effort) -> list[Table]:
+    """Measure imports and collections."""
+    # As on a user's machine: nothing is compiled anew in each process.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    importers = {name: _importer(name) for name in MODULES}
+    if not effort.quick:
+        rounds(importers, 1)  # the byte code is there from now on
+    imports = rounds(importers, effort.runs)
+    named = {NO_PLUGIN.get(name, name): cell for name, cell in imports.items()}
+    with tempfile.TemporaryDirectory() as directory:
         with open(os.path.join(directory, "test_one.py"), "w", encoding="ascii") as file:
             file.write("def test_one(): pass\n")
-        cpu: Results = {name: [] for name in BLOCKED}
-        turn = iter(range(runs * len(BLOCKED)))
-
-        def pair(name: str) -> Callable[[], float]:
-            def measure() -> float:
-                order = [(), BLOCKED[name]]
-                if next(turn) // len(BLOCKED) % 2:  # the second run of a pair may have it easier
-                    order.reverse()
-                taken = [collect(directory, blocked) for blocked in order]
-                if order[0] != ():
-                    taken.reverse()
-                cpu[name].append(taken[0][1] - taken[1][1])
-                return taken[0][0] - taken[1][0]
-
-            return measure
-
-        wall = interleave({name: pair(name) for name in BLOCKED}, runs)
-        table("collect-only, with - without (wall)", wall, ours=OURS, ratio=False)
-        table("collect-only, with - without (CPU)", cpu, ours=OURS, ratio=False)
-        noise = spread(wall["noise (same command)"])
-        print(f"noise: half of all differences between equal commands are within +-{ms(noise)}")
-        verdict("|median difference|, wall", abs(statistics.median(wall[OURS])), noise)
+        wanted = (names.OURS, NOISE) if effort.quick else (*PLUGINS, NOISE)
+        pairs = {name: Pairs(directory, name).difference for name in wanted}
+        collected = rounds(pairs, effort.runs)
+    return [
+        Figures("import", "Import tax", IMPORT, named, names.OURS),
+        Figures(
+            "collect",
+            "An installed plugin, in CPU time of a run",
+            COLLECT,
+            collected,
+            names.OURS,
+            compare=False,
+            noise=NOISE,
+        ),
+    ]
 
 
 if __name__ == "__main__":
-    main()
+    alone(__doc__, measure, runs=12)

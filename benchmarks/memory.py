@@ -1,35 +1,37 @@
 """Memory of the guardian's two processes while a server is ready.
 
 RSS counts pages that processes share as often as they are shared; PSS divides them; USS leaves them
-out: it is what the end of the process would give back. No peer has such a process: bare
-interpreters of the same kind stand beside it.
+out: it is what the end of the process would give back.
 """
 
 from __future__ import annotations
 
-import statistics
-import subprocess
-import sys
 import tempfile
 
 import psutil
+from _alone import alone
 from _child import program
-from _measure import report, runs_argument, table, verdict
-from _peers import MODEL
+from _results import BYTES, Cell, Grid, Table
+from _rounds import Effort
 
-from pytest_mlc_server import PopenServer
+from pytest_mlc_server import PopenServer, engines
 
 KINDS = ("rss", "pss", "uss")
-BOTH = "guardian, both processes"
+BOTH = "pytest-mlc-server: the guardian"
+WATCHER, KEEPER = f"{BOTH}, its watcher", f"{BOTH}, its keeper"
+OTHERS = "all others"
 
-
-def mib(size: float) -> str:
-    return f"{size / (1 << 20):.1f} MiB"
+WHAT = """
+Beside the server, as long as it lives. RSS counts pages that processes share as often as they are
+shared, PSS divides them, USS leaves them out. The others start no process of their own, but for
+testcontainers, which has a container beside (Ryuk), and Docker's daemon.
+"""
 
 
 def sizes(pid: int) -> dict[str, float]:
+    """Return the memory of a process in three ways of counting."""
     full = psutil.Process(pid).memory_full_info()
-    return {kind: getattr(full, kind) for kind in KINDS}
+    return {kind: float(getattr(full, kind)) for kind in KINDS}
 
 
 def guardian(server: PopenServer) -> dict[str, int]:
@@ -38,47 +40,37 @@ def guardian(server: PopenServer) -> dict[str, int]:
     watcher = keeper.parent() if keeper else None
     if keeper is None or watcher is None:
         raise RuntimeError("the server has no guardian")
-    return {"guardian: watcher": watcher.pid, "guardian: keeper": keeper.pid}
+    return {WATCHER: watcher.pid, KEEPER: keeper.pid}
 
 
-def bare(*flags: str) -> dict[str, float]:
-    """Measure an interpreter that does nothing."""
-    code = "import sys; print(flush=True); sys.stdin.read()"
-    command = [sys.executable, *flags, "-c", code]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
-        if child.stdin is None or child.stdout is None:
-            raise RuntimeError("no pipes")
-        child.stdout.readline()
-        found = sizes(child.pid)
-        child.stdin.close()
-    return found
+def once(directory: str, child: str) -> dict[str, dict[str, float]]:
+    """Measure all processes once."""
+    with PopenServer(
+        engines.mock_model(),
+        engine="mock",
+        port="auto",
+        python=child,
+        env={"CHILD_NOTES": directory, "CHILD_DELAY": "0.5"},
+    ) as server:
+        found = {name: sizes(pid) for name, pid in guardian(server).items()}
+    both = {kind: sum(one[kind] for one in found.values()) for kind in KINDS}
+    nothing = dict.fromkeys(KINDS, 0.0)
+    return {BOTH: both, **found, OTHERS: nothing}
 
 
-def main() -> None:
-    runs = runs_argument(__doc__, 5)
-    with report("memory of the guardian"), tempfile.TemporaryDirectory() as directory:
+def measure(effort: Effort) -> list[Table]:
+    """Measure the guardian, and what stands beside it."""
+    rows: dict[str, dict[str, Cell]] = {}
+    with tempfile.TemporaryDirectory() as directory:
         child = program(directory)
-        taken: dict[str, list[dict[str, float]]] = {}
-        for _ in range(runs):
-            with PopenServer(
-                MODEL,
-                engine="mock",
-                port="auto",
-                python=child,
-                env={"CHILD_NOTES": directory, "CHILD_DELAY": "0.5"},
-            ) as server:
-                found = {name: sizes(pid) for name, pid in guardian(server).items()}
-            found[BOTH] = {kind: sum(one[kind] for one in found.values()) for kind in KINDS}
-            found["python -c pass"] = bare()
-            found["python -I -S -c pass"] = bare("-I", "-S")
-            for name, one in found.items():
-                taken.setdefault(name, []).append(one)
-        for kind in KINDS:
-            results = {name: [one[kind] for one in values] for name, values in taken.items()}
-            table(kind.upper(), results, ours=BOTH, show=mib)
-        both = statistics.median(one["rss"] for one in taken[BOTH])
-        verdict("RSS of both together", both, 30 << 20, show=mib)
+        for _ in range(effort.runs):
+            for name, found in once(directory, child).items():
+                row = rows.setdefault(name, {kind.upper(): Cell() for kind in KINDS})
+                for kind, size in found.items():
+                    row[kind.upper()].values.append(size)
+    units = {kind.upper(): BYTES for kind in KINDS}
+    return [Grid("memory", "Memory beside the server", WHAT, "", rows, BOTH, units)]
 
 
 if __name__ == "__main__":
-    main()
+    alone(__doc__, measure, runs=5)

@@ -1,112 +1,141 @@
-"""What the plugin adds to every test of a session that has a server.
+"""What a plugin and its server add to every test of a session.
 
-A run of 1,000 tests, timed from the end of a first test, which has the server started, to the end
-of the last. The same tests run with the plugin and without it: there, a fixture of the project's
-own hands out a value. Runs with and without take turns; each difference is that of one pair.
+A run of many tests, timed from the end of a first test, which has the server started, to the end of
+the last but one: the last has it stopped. The same tests run with a candidate's fixture and without
+any plugin: there, a fixture of the project's own hands out a value. Runs with and without take
+turns; each difference is that of one pair.
 """
 
 from __future__ import annotations
 
-import statistics
-import tempfile
-from collections.abc import Callable
+from dataclasses import dataclass
 
-from _measure import Results, interleave, ms, report, runs_argument, table, verdict
-from _project import Project
+import _candidates as names
+from _alone import alone
+from _results import MICROSECONDS, Cell, Figures, Table
+from _rounds import Effort, rounds
+from _suites import SUITES, Suite
+from _trial import Bench, bench, run
 
-TESTS = 1000
+TESTS, QUICK_TESTS = 1000, 100
 
-CONFTEST = """
-import os
-from time import perf_counter, process_time
-import pytest
+OURS = f"{names.OURS}, tests that use the server"
+NO_USAGE = f"{names.OURS}, --mlc-no-usage"
+UNUSED = f"{names.OURS}, tests that do not use it"
+NOISE = "noise: without, twice"
 
+WHAT = """
+{tests} tests that do nothing, with a candidate's fixture less with a plain one, for each test:
+{clock}. None of them sends a request. Ours takes down what each test cost at the server unless
+`--mlc-no-usage` is given; the others do nothing for a test.
+"""
+
+_TIMED = """
 FINISHED = []
 
 def pytest_runtest_logfinish():
-    FINISHED.append((perf_counter(), process_time()))
+    FINISHED.append((time.perf_counter(), time.process_time()))
 
 def pytest_unconfigure():
-    for name, first, last in zip(("wall", "cpu"), FINISHED[0], FINISHED[-1]):
-        with open(os.path.join(os.environ["CHILD_NOTES"], name), "w") as file:
-            file.write(repr(last - first))
-
-if not os.environ["WITH_PLUGIN"]:
-
-    @pytest.fixture(scope="session")
-    def mlc_server():
-        return object()
+    if len(FINISHED) > 2:
+        # Without the first test, which starts the server, and the last, which stops it.
+        note("wall", repr(FINISHED[-2][0] - FINISHED[0][0]))
+        note("cpu", repr(FINISHED[-2][1] - FINISHED[0][1]))
 """
 
-TESTS_FILE = f"""
+_PLAIN = """
+@pytest.fixture(scope="session")
+def server():
+    return object()
+"""
+
+_TESTS = """
 import pytest
 
-def test_first(mlc_server): pass
+def test_first(server): pass
 
-@pytest.mark.parametrize("n", range({TESTS}))
-def test_uses(mlc_server, n): pass
+@pytest.mark.parametrize("n", range({tests}))
+def test_uses(server, n): pass
 
-@pytest.mark.parametrize("n", range({TESTS}))
-def test_does_not_use(n): pass
+@pytest.mark.parametrize("n", range({tests}))
+def test_ignores(n): pass
+
+def test_last(server): pass
 """
 
-USES, DOES_NOT = "1,000 tests that use the server", "1,000 tests that do not"
-NO_USAGE = (f"{USES}, --mlc-no-usage", f"{DOES_NOT}, --mlc-no-usage")
-NOISE = "noise (without, twice)"
+
+@dataclass(frozen=True)
+class Kind:
+    """A suite, its flags, and which of the tests are run."""
+
+    suite: Suite
+    flags: tuple[str, ...] = ()
+    tests: str = "test_uses"
 
 
-def main() -> None:
-    runs = runs_argument(__doc__, 10)
-    with report("cost of the plugin for each test"), tempfile.TemporaryDirectory() as directory:
-        project = Project(directory, {"conftest.py": CONFTEST, "test_it.py": TESTS_FILE})
-
-        cpu: Results = {name: [] for name in (USES, DOES_NOT, *NO_USAGE, NOISE)}
-
-        def measure(kind: str, *more: str, plugin: bool) -> tuple[float, float]:
-            selected = ("-k", f"first or {kind}")
-            if plugin:
-                project.served(*selected, *more, env={"WITH_PLUGIN": "1"})
-            else:
-                project.run(*selected, env={"WITH_PLUGIN": ""})
-            return project.note("wall") / TESTS, project.note("cpu") / TESTS
-
-        def pair(name: str, kind: str, *more: str, plugin: bool = True) -> Callable[[], float]:
-            turn = iter(range(runs))
-
-            def difference() -> float:
-                order = [plugin, False]
-                if next(turn) % 2:  # the second run of a pair may have it easier
-                    order.reverse()
-                taken = [measure(kind, *more, plugin=one) for one in order]
-                if order[0] != plugin:
-                    taken.reverse()
-                cpu[name].append(taken[0][1] - taken[1][1])
-                return taken[0][0] - taken[1][0]
-
-            return difference
-
-        pairs = {
-            USES: pair(USES, "test_uses"),
-            DOES_NOT: pair(DOES_NOT, "test_does_not"),
-            NO_USAGE[0]: pair(NO_USAGE[0], "test_uses", "--mlc-no-usage"),
-            NO_USAGE[1]: pair(NO_USAGE[1], "test_does_not", "--mlc-no-usage"),
-            NOISE: pair(NOISE, "test_does_not", plugin=False),
-        }
-        measure("test_uses", plugin=True)  # byte code
-        wall = interleave(pairs, runs)
-        table("with - without, for each test: wall", wall, ours=USES, show=us, ratio=False)
-        table("with - without, for each test: CPU", cpu, ours=USES, show=us, ratio=False)
-        for what, results in (("wall", wall), ("CPU", cpu)):
-            for name, goal in ((USES, 0.002), (NO_USAGE[0], 0.0003), (NO_USAGE[1], 0.00003)):
-                verdict(f"{name}, {what}", statistics.median(results[name]), goal, show=us)
-        alone = measure("test_uses", plugin=False)
-        print(f"such a test without the plugin takes pytest {ms(alone[0])}, CPU {ms(alone[1])}")
+PLAIN = Suite(NOISE, _PLAIN)
+KINDS = {
+    OURS: Kind(SUITES[names.OURS]),
+    NO_USAGE: Kind(SUITES[names.OURS], ("--mlc-no-usage",)),
+    UNUSED: Kind(SUITES[names.OURS], tests="test_ignores"),
+    names.XPROCESS: Kind(SUITES[names.XPROCESS]),
+    names.MIRAKURU: Kind(SUITES[names.MIRAKURU]),
+    NOISE: Kind(PLAIN),
+}
 
 
-def us(seconds: float) -> str:
-    """Return a very short duration for people."""
-    return f"{seconds * 1e6:.1f} us"
+class Pairs:
+    """Runs with a candidate's fixture and without, of which the first is now one, now the other."""
+
+    def __init__(self, place: Bench, kind: Kind, tests: int) -> None:
+        self._place, self._kind, self._tests = place, kind, tests
+        written = _TESTS.format(tests=tests)
+        self._suites = [
+            Suite(suite.candidate, suite.fixture + _TIMED, suite.flags)
+            for suite in (kind.suite, PLAIN)
+        ]
+        self._homes = [place.suite(suite, written) for suite in self._suites]
+        self._turn = 0
+        self.cpu = Cell()
+
+    def difference(self) -> float:
+        """Run a pair; return what was added to each test."""
+        order = [0, 1] if self._turn % 2 else [1, 0]
+        taken = {number: self._run(number) for number in order}
+        self._turn += 1
+        self.cpu.values.append(taken[0][1] - taken[1][1])
+        return taken[0][0] - taken[1][0]
+
+    def _run(self, number: int) -> tuple[float, float]:
+        flags = (*self._kind.flags, "-p", "no:cacheprovider") if number == 0 else ()
+        if self._kind.suite.candidate == names.XPROCESS:
+            flags = ()  # xprocess keeps its files in pytest's cache
+        selected = ("-k", f"first or last or {self._kind.tests}")
+        trial = run(self._place, self._homes[number], self._suites[number], *flags, *selected)
+        if trial.returncode != 0:
+            raise RuntimeError(f"pytest ended with {trial.returncode}: {trial.output[-300:]}")
+        wall, cpu = (float(trial.texts[name]) / self._tests for name in ("wall", "cpu"))
+        return wall, cpu
+
+
+def measure(effort: Effort) -> list[Table]:
+    """Measure pairs of runs."""
+    tests = QUICK_TESTS if effort.quick else TESTS
+    with bench() as place:
+        wanted = (OURS, NOISE) if effort.quick else tuple(KINDS)
+        pairs = {name: Pairs(place, KINDS[name], tests) for name in wanted}
+        wall = rounds({name: pair.difference for name, pair in pairs.items()}, effort.runs)
+    cpu = {name: Cell(pair.cpu.values, wall[name].note) for name, pair in pairs.items()}
+
+    def figures(key: str, title: str, clock: str, cells: dict[str, Cell]) -> Figures:
+        what = WHAT.format(tests=f"{tests:,}", clock=clock)
+        return Figures(key, title, what, cells, OURS, MICROSECONDS, compare=False, noise=NOISE)
+
+    return [
+        figures("per-test", "Cost for each test", "time", wall),
+        figures("per-test-cpu", "Cost for each test, CPU", "CPU time of pytest", cpu),
+    ]
 
 
 if __name__ == "__main__":
-    main()
+    alone(__doc__, measure, runs=8)

@@ -1,138 +1,144 @@
-"""What sharing, reuse and an early start save: a child that takes 5 s to start, with 300 MiB.
+"""One server for all workers of pytest-xdist: ours, xdist's documented recipe, and one for each.
 
-All figures are of whole pytest runs, side by side and in turn; the attach time alone is that from
-asking for the fixture `mlc_server` to having it.
+The recipe is "Making session-scoped fixtures execute only once" of xdist's documentation: a file
+lock, and a file in which the first worker leaves what the others need. It has no teardown; here the
+worker that started the server stops it, or nobody does.
 """
 
 from __future__ import annotations
 
-import statistics
-import tempfile
-from collections.abc import Callable
+from pathlib import Path
 
-from _measure import Results, interleave, report, runs_argument, table, verdict
-from _project import Project, Run
+import _candidates as names
+from _alone import alone
+from _results import BYTES, COUNT, SECONDS, SHARE, Cell, Grid, Table
+from _rounds import Effort, NotMeasuredError, rounds
+from _suites import SUITES, Suite
+from _trial import Bench, Watch, bench, run
 
-CHILD = {"CHILD_DELAY": "5", "CHILD_MEMORY": "300"}
-MIB = 1 << 20
+WORKERS = 4
+SCOPE_RUN = f"{names.OURS}, --mlc-scope run"
+SCOPE_WORKER = f"{names.OURS}, a server each"
+RECIPE = "file lock, the starter stops the server"
+RECIPE_LEFT = "file lock, nobody stops the server"
 
-#: Notes how long it took to have the server, from the setup of the first of its fixtures.
-CONFTEST = """
-import os
-from time import perf_counter
-import pytest
+#: What is left may take this much longer than pytest, in seconds.
+GRACE = 2.0
 
-BEGAN = []
-
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_fixture_setup(fixturedef):
-    if fixturedef.argname.startswith("mlc_"):
-        BEGAN.append(perf_counter())
-    result = yield
-    if fixturedef.argname == "mlc_server":
-        with open(os.path.join(os.environ["CHILD_NOTES"], "asked"), "w") as file:
-            file.write(repr(perf_counter() - BEGAN[0]))
-    return result
+WHAT = f"""
+24 tests of 0.05 to 0.5 s, drawn anew for each run, with `-n {WORKERS}`; each asks the server once.
+The server takes a second to start and 100 MiB. A run fails if a test fails: with the recipe the
+first worker stops the server when it has no test left, while others still use it.
 """
 
-SHORT = """
-import pytest
+_RECIPE = """
+import json, subprocess
 from urllib.request import urlopen
+from filelock import FileLock
 
-@pytest.mark.parametrize("n", range(60))
-def test_short(mlc_server, n):
-    urlopen(f"{mlc_server.openai_v1_base_url}/models").close()
+@pytest.fixture(scope="session")
+def server(tmp_path_factory, worker_id):
+    path = tmp_path_factory.getbasetemp().parent / "server.json"
+    process = None
+    with FileLock(f"{path}.lock"):
+        if path.is_file():
+            url = json.loads(path.read_text())
+        else:
+            port = free_port()
+            url = f"http://127.0.0.1:{port}"
+            process = subprocess.Popen(command(port), stdout=subprocess.DEVNULL)
+            while True:
+                try:
+                    urlopen(f"{url}/v1/models").close()
+                    break
+                except OSError:
+                    time.sleep(0.1)
+            path.write_text(json.dumps(url))
+    yield url
+    if process is not None and os.environ["CHILD_STOPS"]:
+        process.terminate()
+        process.wait()
 """
 
-ONE = """
-def test_one(mlc_server): pass
+_TESTS = """
+import os, random, time
+from urllib.request import urlopen
+import pytest
+
+DRAW = random.Random(os.environ["CHILD_SEED"])
+
+@pytest.mark.parametrize("seconds", [round(0.05 + 0.45 * DRAW.random(), 3) for _ in range(24)])
+def test_it(server, seconds):
+    time.sleep(seconds)
+    urlopen(f"{server}/v1/models", timeout=60).close()
 """
 
-#: Two seconds of collection, and a first test of one second that needs no server.
-LATER = """
-import time
-time.sleep(2)
+SUITES_HERE: dict[str, tuple[Suite, tuple[str, ...]]] = {
+    SCOPE_RUN: (SUITES[names.OURS], ("--mlc-scope=run",)),
+    RECIPE: (Suite(RECIPE, _RECIPE), ()),
+    RECIPE_LEFT: (Suite(RECIPE_LEFT, _RECIPE), ()),
+    SCOPE_WORKER: (SUITES[names.OURS], ("--mlc-scope=worker",)),
+}
 
-def test_without_server():
-    time.sleep(1)
-
-def test_with_server(mlc_server): pass
-"""
-
-
-def mib(size: float) -> str:
-    return f"{size / MIB:.0f} MiB"
-
-
-def scopes(project: Project, runs: int) -> None:
-    """Compare one server for all workers with one for each."""
-    peaks: Results = {"scope run": [], "scope worker": []}
-
-    def measurer(scope: str) -> Callable[[], float]:
-        def measure() -> float:
-            flags = ("-p", "xdist", "-n4", f"--mlc-scope={scope}", "test_short.py")
-            run = project.served(*flags, watch=True, env=CHILD)
-            peaks[f"scope {scope}"].append(run.peak)
-            return run.wall
-
-        return measure
-
-    results = interleave({name: measurer(name.split()[1]) for name in peaks}, runs)
-    table("60 short tests, -n 4: wall time", results, ours="scope run")
-    table("60 short tests, -n 4: peak memory", peaks, ours="scope run", show=mib)
+FAILED, STARTED, LEFT, TIME, MEMORY = (
+    "runs that failed",
+    "servers started",
+    "left alive",
+    "time of a run",
+    "peak memory",
+)
+UNITS = {FAILED: SHARE, STARTED: COUNT, LEFT: COUNT, TIME: SECONDS, MEMORY: BYTES}
 
 
-def reuse(project: Project, runs: int) -> None:
-    """Compare a run that finds a server with one that starts it."""
-    attach: Results = {"attached": [], "started": []}
-    flags = ("--mlc-start=lazy", "test_one.py")
+class Shared:
+    """Runs of one way to share."""
 
-    def again() -> float:
-        return noted("attached", project.served("--mlc-reuse=120", *flags, env=CHILD))
+    def __init__(self, place: Bench, name: str) -> None:
+        self._place, self._name = place, name
+        self._suite, self._flags = SUITES_HERE[name]
+        self._home: Path = place.suite(self._suite, _TESTS)
+        self._turn = 0
+        self.cells = {column: Cell() for column in UNITS}
 
-    def anew() -> float:
-        return noted("started", project.served(*flags, env=CHILD))
-
-    def noted(name: str, run: Run) -> float:
-        attach[name].append(project.note("asked"))
-        return run.wall
-
-    project.served("--mlc-reuse=120", *flags, env=CHILD)
-    more = {"second run, --mlc-reuse": again, "second run, without": anew}
-    try:
-        again()  # byte code of this path
-        attach["attached"].clear()
-        results = interleave(more, 4 * runs, {"second run, without": runs})
-    finally:
-        project.stop_all()
-    table("one test: wall time", results, ours="second run, --mlc-reuse")
-    table("mlc_server asked for -> there", attach, ours="attached")
-    verdict("attach, median", statistics.median(attach["attached"]), 0.06)
-
-
-def early(project: Project, runs: int) -> None:
-    """Compare the moments of the start."""
-
-    def starter(when: str) -> Callable[[], float]:
-        flags = (f"--mlc-start={when}", "test_later.py")
-        return lambda: project.served(*flags, env=CHILD).wall
-
-    results = interleave({when: starter(when) for when in ("lazy", "collected", "eager")}, runs)
-    table("2 s collection, 1 s test, test: wall time", results, ours="collected")
-    lazy = statistics.median(results["lazy"])
-    for when in ("collected", "eager"):
-        print(f"hidden by {when}: {lazy - statistics.median(results[when]):.2f} s")
+    def run(self) -> float:
+        """Run once."""
+        if not names.version_of("pytest-xdist"):
+            raise NotMeasuredError(f"pytest-xdist is {names.NOT_INSTALLED}")
+        if "filelock" in self._suite.fixture and not names.version_of("filelock"):
+            raise NotMeasuredError(f"filelock is {names.NOT_INSTALLED}")
+        self._turn += 1
+        trial = run(
+            self._place,
+            self._home,
+            self._suite,
+            *("-p", "xdist", f"-n{WORKERS}", *self._flags),
+            watch=Watch(memory=True, left=GRACE),
+            CHILD_DELAY="1",
+            CHILD_MEMORY="100",
+            CHILD_SEED=str(self._turn),
+            CHILD_STOPS="" if self._name == RECIPE_LEFT else "yes",
+        )
+        if not trial.starts:
+            raise RuntimeError(f"no server was started: {trial.output[-300:]}")
+        values = (float(trial.returncode != 0), trial.starts, trial.left, trial.wall, trial.peak)
+        for column, value in zip(UNITS, values, strict=True):
+            self.cells[column].values.append(float(value))
+        return trial.wall
 
 
-def main() -> None:
-    runs = runs_argument(__doc__, 3)
-    with report("sharing, reuse, early start"), tempfile.TemporaryDirectory() as directory:
-        files = {"test_short.py": SHORT, "test_one.py": ONE, "test_later.py": LATER}
-        project = Project(directory, {"conftest.py": CONFTEST, **files})
-        scopes(project, runs)
-        reuse(project, runs)
-        early(project, runs)
+def measure(effort: Effort) -> list[Table]:
+    """Run each way in turn."""
+    with bench() as place:
+        wanted = (SCOPE_RUN, RECIPE) if effort.quick else tuple(SUITES_HERE)
+        ways = {name: Shared(place, name) for name in wanted}
+        done = rounds({name: way.run for name, way in ways.items()}, effort.runs)
+    rows = {name: way.cells for name, way in ways.items()}
+    for name, cell in done.items():
+        for column in rows[name].values():
+            column.note = cell.note
+    title = f"One server for {WORKERS} workers"
+    return [Grid("sharing", title, WHAT, "", rows, SCOPE_RUN, dict(UNITS))]
 
 
 if __name__ == "__main__":
-    main()
+    alone(__doc__, measure, runs=6)

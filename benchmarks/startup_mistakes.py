@@ -1,39 +1,59 @@
-"""How long a mistake takes until it is reported: by the real server, and by this package.
+"""How a mistake is reported, and when: by this package, by its peers, by the real server.
 
-Every recorded start of ``mlc_llm serve`` that failed (``data/startup_mistakes.json``) is rebuilt
-with small files and a child that behaves as the real server did: it prints the recorded log at once
-and ends with the recorded exit code, or hangs for ever where the real one did. The real server's
-seconds are those of the recording (a model of 0.3 MB on 2 cores); ours include the child's start,
-not the seconds that a real server needs until it prints its first line.
+Every recorded start of ``mlc_llm serve`` that failed is rebuilt with small files and a server that
+behaves as the real one did: it prints the recorded log at once and ends with the recorded exit
+code, or hangs for ever where the real one did. Seconds are those of a server that says at once what
+the real one says after the seconds of the recording (a model of 0.3 MB on 2 cores).
 """
 
 from __future__ import annotations
 
 import json
-import os
-import platform
 import shutil
-import socket
-import statistics
-import struct
-import tempfile
-import time
-from collections.abc import Callable, Iterator
+import sys
+import threading
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
-from _measure import ms, report, runs_argument
+import _candidates as names
+import _mistakes
+from _alone import alone
+from _mistakes import RECORDED
+from _results import MORE, SECONDS, SHARE, Cell, Grid, Table
+from _rounds import Effort, reason, together
+from _suites import SUITES, UPSTREAM_LIMITED, Suite
+from _trial import Bench, bench, run
 
-from pytest_mlc_server import ConfigError, PopenServer, StartError, engines
+#: How long those wait who do not notice, in seconds.
+WAIT = 3.0
 
-RECORDED: dict[str, dict[str, Any]] = json.loads(
-    (Path(__file__).parent / "data" / "startup_mistakes.json").read_text(encoding="utf-8")
-)
+#: Runs at a time: most of the time is waiting.
+JOBS = 4
 
-#: The child: says what the real server said, and ends as it did.
-CHILD = """
-import json, os, sys, threading
+REAL = "the real server says it after"
+
+SUMMARY = f"""
+{len(RECORDED)} mistakes in files, settings and ports that `mlc_llm serve` was recorded to fail
+with, each in a suite with a fixture of each candidate. The server prints the recorded log at once
+and ends, or hangs, as the real one did; who does not notice waits {WAIT:g} s. An error names the
+cause if it has the setting, value or file that is wrong elsewhere than in the command line;
+"anywhere in pytest's output" includes what the server wrote itself.
+"""
+
+EACH = """
+From asking for the fixture to the error. The real server needs some seconds to get there, all of
+which a candidate waits that does not look before it starts: they are in the first column, and not
+in the others.
+"""
+
+#: The server: says what the real server said, and ends as it did.
+_SERVER = """
+import json, os, sys, threading, time
+with open(os.path.join(os.environ["CHILD_NOTES"], "began"), "w") as file:
+    file.write(repr(time.monotonic()))
 with open(os.environ["RECORDED"], encoding="utf-8") as file:
     recorded = json.load(file)
 print(recorded["stderr"], file=sys.stderr, flush=True)
@@ -42,119 +62,182 @@ if recorded["returncode"] is None:
 os._exit(recorded["returncode"])
 """
 
-#: What is given to the server, for each mistake that is one of its configuration.
-GIVEN: dict[str, dict[str, Any]] = {
-    "bad-allow-origins": {"args": ["--allow-origins", "*"]},
-    "bad-mode": {"mode": "turbo"},
-    "bad-model-lib-path": {"model_lib": "no-such-lib.so"},
-    "bad-model-path": {"model": "no-such-model"},
-    "bad-overrides-key": {"overrides": "no_such_key=1"},
-    "bad-port-string": {"port": "abc"},
-    "device-cpu-1": {"device": "cpu:1"},
-    "device-cpu-9": {"device": "cpu:9"},
-    "device-cuda-absent": {"device": "cuda"},
-    "hf-model": {"model": "HF://mlc-ai/none"},
-    "model-is-config-file": {"model": "model/mlc-chat-config.json"},
-    "model-lib-not-a-lib": {"model_lib": "not-a-lib.so"},
-    "overrides-bad-value": {"overrides": "max_num_sequence=abc"},
-    "overrides-garbage": {"overrides": "hello"},
-    "overrides-gpu-util-zero": {"overrides": "gpu_memory_utilization=0"},
-    "overrides-kv-too-big": {"overrides": "max_total_seq_length=99999999999"},
-    "port-70000": {"port": 70000},
-    "unknown-device": {"device": "banana"},
-    "unknown-flag": {"args": ["--no-such-flag"]},
-}
+_COMMAND = """
+import json
 
-#: What is done to the files, for the others.
-DONE: dict[str, Callable[[Path], object]] = {
-    "corrupt-config": lambda model: (model / "mlc-chat-config.json").write_text('{"model_type": '),
-    "missing-param-shard": lambda model: (model / "params_shard_0.bin").unlink(),
-    "missing-tokenizer": lambda model: (model / "tokenizer.json").unlink(),
-    "model-dir-without-config": lambda model: (model / "mlc-chat-config.json").unlink(),
-}
+def command(port):
+    return json.loads(os.environ["MISTAKE_COMMAND"])
+
+def free_port():
+    return int(os.environ["MISTAKE_PORT"])
+"""
+
+_OURS = """
+@pytest.fixture(scope="session")
+def server():
+    from pytest_mlc_server import PopenServer
+
+    variables = {name: os.environ[name] for name in ("PYTHONPATH", "RECORDED", "CHILD_NOTES")}
+    with PopenServer(**json.loads(os.environ["MISTAKE_PARAMETERS"]), env=variables) as server:
+        yield server.base_url
+"""
 
 
-def write_files(directory: Path, name: str) -> None:
-    """Write a model, a library and the child."""
-    model = directory / "model"
-    shutil.copytree(engines.mock_model(), model)
-    (model / "params_shard_0.bin").write_bytes(bytes(16))
-    records = [{"dataPath": "params_shard_0.bin", "format": "raw-shard", "nbytes": 16}]
-    (model / "tensor-cache.json").write_text(json.dumps({"metadata": {}, "records": records}))
-    machine = {"x86_64": 62, "aarch64": 183}.get(platform.machine(), 0)
-    header = b"\x7fELF\x02\x01\x01".ljust(16, b"\0") + struct.pack("<HH", 3, machine)
-    (directory / "library.so").write_bytes(header.ljust(64, b"\0"))
-    (directory / "not-a-lib.so").touch()
-    package = directory / "child" / "mlc_llm"
-    package.mkdir(parents=True)
-    (package / "__init__.py").touch()
-    (package / "__main__.py").write_text(CHILD)
-    (directory / "recorded.json").write_text(json.dumps(RECORDED[name]))
-    if name in DONE:
-        DONE[name](model)
+def candidates() -> dict[str, Suite]:
+    """Return the suites: those of everybody who starts a command."""
+    mine = Suite(names.OURS, _COMMAND + _OURS, ("-p", "pytest_mlc_server.plugin"))
+    fixtures = {name: SUITES[name] for name in (names.POPEN, names.XPROCESS, names.MIRAKURU)}
+    fixtures[names.UPSTREAM] = UPSTREAM_LIMITED
+    others = {
+        name: Suite(name, _COMMAND + fixtures[name].fixture, fixtures[name].flags)
+        for name in names.OWNERS
+        if name in fixtures
+    }
+    return {names.OURS: mine, **others}
+
+
+@dataclass
+class Outcome:
+    """What became of a mistake: the seconds, and where its cause was named."""
+
+    seconds: float | None = None
+    before: bool = False
+    named: bool = False
+    shown: bool = False
+    note: str = ""
+
+
+#: By mistake and candidate.
+Found = dict[tuple[str, str], list[Outcome]]
+
+
+class _Answers(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_HEAD = do_GET  # noqa: N815
+
+    def log_message(self, *_: object) -> None:
+        pass
 
 
 @contextmanager
-def occupied(name: str) -> Iterator[dict[str, Any]]:
-    """Occupy a port where that is the mistake."""
-    if name != "port-in-use":
-        yield {}
-        return
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        yield {"port": other.getsockname()[1]}
-
-
-def measure(name: str) -> tuple[float, str, str]:
-    """Make a mistake; return the seconds until it was reported, where, and in which words."""
-    with tempfile.TemporaryDirectory() as path, occupied(name) as given:
-        directory = Path(path)
-        write_files(directory, name)
-        parameters: dict[str, Any] = {
-            "model": "model",
-            "model_lib": "library.so",
-            "device": "cpu",
-            "port": "auto",
-            "cwd": path,
-            "env": {
-                "PYTHONPATH": str(directory / "child"),
-                "RECORDED": str(directory / "recorded.json"),
-            },
-            **GIVEN.get(name, {}),
-            **given,
-        }
-        began = time.perf_counter()
+def somebody_else() -> Iterator[int]:
+    """Have another program's web server at a port."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Answers) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
         try:
-            with PopenServer(**parameters):
-                raise RuntimeError(f"{name}: started")
-        except ConfigError as error:
-            return time.perf_counter() - began, "before the start", str(error)
-        except StartError as error:
-            seconds = time.perf_counter() - began
-            if error.log_path:
-                shutil.rmtree(os.path.dirname(error.log_path), ignore_errors=True)
-            return seconds, "from the log", str(error)
+            yield server.server_port
+        finally:
+            server.shutdown()
+            thread.join()
 
 
-def main() -> None:
-    runs = runs_argument(__doc__, 5)
-    with report("a mistake -> its report"):
-        row = "{:<28}{:>14}{:>12}   {}".format
-        print("\n" + row("mistake", "real server", "ours", "found"))
-        worst: dict[str, float] = {}
-        words = []
-        for name, recorded in RECORDED.items():
-            results = [measure(name) for _ in range(runs)]
-            seconds = statistics.median(result[0] for result in results)
-            _, where, text = results[0]
-            real = f"{recorded['seconds']:.1f} s" if recorded["seconds"] else "never"
-            print(row(name, real, ms(seconds), where), flush=True)
-            worst[where] = max(worst.get(where, 0.0), seconds)
-            words.append(f"{name}: {' | '.join(text.splitlines()[:3])[:240]}")
-        print(
-            f"\nmedian of {runs}; slowest " + ", ".join(f"{k}: {ms(v)}" for k, v in worst.items())
-        )
-        print("\nthe first words of each report:\n" + "\n".join(words))
+@contextmanager
+def port_of(name: str) -> Iterator[int]:
+    """Return the port for a mistake: one that is free, or that somebody else has."""
+    with somebody_else() as port:
+        if name == _mistakes.PORT_IN_USE:
+            yield port
+            return
+    yield port
+
+
+def make(place: Bench, suite: Suite, name: str) -> Outcome:
+    """Make a mistake once."""
+    home = place.suite(suite)
+    try:
+        _mistakes.write_files(home, name)
+        package = home / "server" / "mlc_llm"
+        package.mkdir(parents=True)
+        (package / "__init__.py").touch()
+        (package / "__main__.py").write_text(_SERVER)
+        with port_of(name) as port:
+            return _attempt(place, home, suite, name, port)
+    except Exception as error:  # one candidate's failure is not the others'
+        return Outcome(note=reason(error))
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+
+
+def _attempt(place: Bench, home: Path, suite: Suite, name: str, port: int) -> Outcome:
+    given = _mistakes.parameters(home, name, port)
+    trial = run(
+        place,
+        home,
+        suite,
+        CHILD_LIMIT=str(WAIT),
+        PYTHONPATH=str(home / "server"),
+        RECORDED=str(home / "recorded.json"),
+        MISTAKE_PORT=str(port),
+        MISTAKE_PARAMETERS=json.dumps(given),
+        MISTAKE_COMMAND=json.dumps(_mistakes.command(sys.executable, given, port)),
+    )
+    if "failed" not in trial.notes:
+        return Outcome(note="taken for ready")
+    return Outcome(
+        trial.between("asked", "failed"),
+        before="began" not in trial.notes,
+        named=_mistakes.names_cause(name, trial.error),
+        shown=_mistakes.names_cause(name, trial.output),
+    )
+
+
+def measure(effort: Effort) -> list[Table]:
+    """Make all mistakes with all candidates."""
+    mistakes = list(RECORDED)[:: 12 if effort.quick else 1]
+    suites = candidates()
+    if effort.quick:
+        suites = {name: suites[name] for name in (names.OURS, names.MIRAKURU)}
+    found: Found = {}
+    with bench() as place:
+        pairs = [(name, who) for name in mistakes for who in suites] * effort.runs
+        outcomes = together(JOBS, make, [(place, suites[who], name) for name, who in pairs])
+    for pair, outcome in zip(pairs, outcomes, strict=True):
+        found.setdefault(pair, []).append(outcome)
+    return [_summary(found, mistakes, list(suites)), _each(found, mistakes, list(suites))]
+
+
+def _summary(found: Found, mistakes: list[str], who: list[str]) -> Table:
+    rows = {}
+    for name in who:
+        mine = [outcome for mistake in mistakes for outcome in found[mistake, name]]
+        told = [one for one in mine if not one.note.startswith("failed")]
+        why = names.missing(name)
+
+        def share(values: list[bool], why: str = why) -> Cell:
+            return Cell([float(value) for value in values], why)
+
+        rows[name] = {
+            "before anything is started": share([one.before for one in told]),
+            "reported at all": share([one.seconds is not None for one in told]),
+            "the error names the cause": share([one.named for one in told]),
+            "anywhere in pytest's output": share([one.shown for one in told]),
+            "time to the error": Cell([one.seconds for one in told if one.seconds is not None]),
+        }
+    columns = list(rows[names.OURS])
+    units = dict.fromkeys(columns, SHARE) | {columns[-1]: SECONDS}
+    better = dict.fromkeys(columns[:-1], MORE)
+    return Grid(
+        "mistakes", "Start-up mistakes", SUMMARY, "reported", rows, names.OURS, units, better
+    )
+
+
+def _each(found: Found, mistakes: list[str], who: list[str]) -> Table:
+    rows = {}
+    for mistake in mistakes:
+        real = RECORDED[mistake]["seconds"]
+        rows[mistake] = {REAL: Cell([real]) if real else Cell(note="never")}
+        for name in who:
+            outcomes = found[mistake, name]
+            seconds = [one.seconds for one in outcomes if one.seconds is not None]
+            rows[mistake][name] = Cell(seconds, "" if seconds else outcomes[0].note)
+    units = dict.fromkeys([REAL, *who], SECONDS)
+    return Grid("mistakes-each", "Each mistake", EACH, "mistake", rows, names.OURS, units)
 
 
 if __name__ == "__main__":
-    main()
+    alone(__doc__, measure, runs=1)
