@@ -202,7 +202,7 @@ def coverage(session: nox.Session) -> None:
         session.env["COVERAGE_CORE"] = "sysmon"
     session.env["COVERAGE_PACKAGE"] = str(Path("pytest_mlc_server").resolve())
     session.run("coverage", "erase")
-    which = ("-p", "tests.support_coverage", "-m", "slow or not slow")
+    which = ("-p", "tests.support_coverage", "-m", "not thirdparty and not browser")
     session.run("coverage", "run", "-m", "pytest", *WORKERS, *which, *session.posargs)
     session.run("coverage", "combine", "--quiet")
     session.run("coverage", "report")

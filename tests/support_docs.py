@@ -68,7 +68,10 @@ VARYING = (
     (r"\b((?:sim|mlc|mock)-)\d+(-\d+\.log)", r"\g<1>0\2"),
     (r"-\w{10}(\.trace)", r"-x\1"),
     (r"\b0x[0-9a-f]+\b", "0x0"),
+    (r"<PopenServer [^>]*>", "<PopenServer>"),  # pytest shortens it where the log's path is long
     (r"\bPython 3\.\d+\.\d+\b", "Python 3"),
+    (r"\bbin/python3?(\.\d+)?\b", "bin/python"),  # as whoever made the environment called it
+    (r" \\ ", " "),  # a command is broken where its paths are long
 )
 
 

@@ -145,6 +145,7 @@ def comparable(log: str) -> list[str]:
 def _without_run(line: str) -> str:
     line = re.sub(r"^\[(\d{4}-\d\d-\d\d )?\d\d:\d\d:\d\d\]", "[TIME]", line)
     line = re.sub(r"server process \[\d+\]", "server process [PID]", line)
+    line = re.sub(r": \[errno \d+\] ", ": ", line)  # asyncio of Python 3.13 says it twice
     return re.sub(r"(127\.0\.0\.1(?::|', ))\d+", r"\1PORT", line)
 
 

@@ -289,6 +289,8 @@ def test_a_directory_that_would_change_the_imports_is_launched_in_directly(
     if forked:
         assert was_forked(forks.started(cwd=place))
         return
+    if "COVERAGE_PROCESS_CONFIG" in os.environ:
+        pytest.skip("whoever counts lines has imported json already")
     # As it would be without this package.
     with pytest.raises(StartError, match="no json") as caught:
         forks.started(cwd=place)

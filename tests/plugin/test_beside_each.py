@@ -31,7 +31,11 @@ def needs(module: str) -> pytest.MarkDecorator:
 
 def nothing_left(suite: Suite) -> None:
     suite.await_nothing_left()
-    await_(lambda: [path for path in suite.left() if path.suffix != ".log"] == [], "clean files")
+
+    def others() -> list[Path]:  # than logs, which are kept after a failure
+        return [path for path in suite.left() if not path.is_dir() and path.suffix != ".log"]
+
+    await_(lambda: others() == [], "clean files")
 
 
 # --- pytest-rerunfailures -------------------------------------------------------------------------

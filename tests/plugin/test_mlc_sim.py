@@ -294,7 +294,10 @@ def test_no_xdist_worker_sees_what_another_one_does(scope: str, sim_suite: Suite
     result.assert_outcomes(passed=12)
 
 
-def test_a_run_without_it_loads_nothing_of_it(pytester: pytest.Pytester) -> None:
+def test_a_run_without_it_loads_nothing_of_it(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     pytester.makepyfile(
         """
         import sys

@@ -7,6 +7,7 @@ import re
 import signal
 import socket
 import threading
+from http import HTTPStatus
 from typing import Any
 
 import pytest
@@ -45,7 +46,7 @@ def test_each_request_has_a_line_on_stdout() -> None:
         '"POST /v1/completions HTTP/1.1" 200 OK\n',
         '"POST /v1/completions HTTP/1.1" 200 OK\n',
         '"GET /nothing HTTP/1.1" 404 Not Found\n',
-        '"POST /v1/completions HTTP/1.1" 422 Unprocessable Entity\n',
+        f'"POST /v1/completions HTTP/1.1" 422 {HTTPStatus(422).phrase}\n',
         '"POST /v1/completions HTTP/1.1" 500 Internal Server Error\n',
     ]
 
