@@ -1,9 +1,9 @@
 """What a plugin and its server add to every test of a session.
 
-A run of many tests, timed from the end of a first test, which has the server started, to the end of
-the last but one: the last has it stopped. The same tests run with a candidate's fixture and without
-any plugin: there, a fixture of the project's own hands out a value. Runs with and without take
-turns; each difference is that of one pair.
+A run of many tests, timed from the end of a first test, which has the server started, to the start
+of a last one, which has it stopped. The same tests run with a candidate's fixture and without any
+plugin: there, a fixture of the project's own hands out a value. Runs with and without take turns;
+each difference is that of one pair.
 """
 
 from __future__ import annotations

@@ -71,7 +71,7 @@ class Job:
         return self.contexts[expression]
 
     def holds(self, condition: str) -> bool:
-        """Tell whether a step with this ``if`` is run: only if all is well, unless it asks."""
+        """Tell whether a step with this ``if`` runs; without a status function, if all is well."""
         text = _EXPRESSION.sub(r"\1", condition)
         needs_success = not any(name in text for name in FUNCTIONS)
         for name, value in FUNCTIONS.items():

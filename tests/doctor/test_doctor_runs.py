@@ -107,7 +107,7 @@ def test_what_keeps_pytest_from_reading_is_told(doctor: Doctor) -> None:
         return {f["code"]: f["text"] for f in found if f["level"] == "problem"}
 
     assert "No module named 'no_such'" in kinds("-p", "no_such")["pytest.cannot-read"]
-    assert "not found" in kinds("-c", "no_such.ini")["pytest.cannot-read"]
+    assert "no_such.ini" in kinds("-c", "no_such.ini")["pytest.cannot-read"]
     assert "pytest.plugin-missing" in kinds("-p", "no:mlc_server")
     Path("exits.py").write_text("import os\nos._exit(3)\n")
     assert kinds("-p", "exits", PYTHONPATH=os.getcwd())["pytest.cannot-read"] == "it says nothing"
