@@ -159,6 +159,7 @@ def bare(session: nox.Session) -> None:
     """Install the wheel without extras: it says what to install where something is missing."""
     session.install(str(built("*.whl")))
     home = Path(session.create_tmp())
+    (home / "pytest.ini").write_text("[pytest]\n", encoding="utf-8")  # this project's is above it
     (home / "test_it.py").write_text("def test_it(mlc_server): pass\n", encoding="utf-8")
     session.chdir(home)
     wanted = {

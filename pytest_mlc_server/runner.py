@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import FrameType
 
 from pytest_mlc_server import options, preflight, waiting
@@ -126,18 +127,34 @@ def stop_on_signals() -> None:
 
 
 def _run(command: Sequence[str], environment: dict[str, str]) -> int:
-    try:
-        process = subprocess.Popen(command, env={**os.environ, **environment})
-    except OSError as error:
-        print(f"error: cannot run {command[0]}: {error.strerror}", file=sys.stderr)
-        return NO_COMMAND
-    while True:
+    with _unmoved_by_ctrl_c():
+        try:
+            process = subprocess.Popen(command, env={**os.environ, **environment})
+        except OSError as error:
+            print(f"error: cannot run {command[0]}: {error.strerror}", file=sys.stderr)
+            return NO_COMMAND
         try:
             code = process.wait()
-        except KeyboardInterrupt:
-            continue  # the terminal sent it to the command as well: its end is what counts
         except SystemExit:
             process.terminate()
             process.wait()
             raise
-        return code if code >= 0 else 128 - code
+    return code if code >= 0 else 128 - code
+
+
+@contextlib.contextmanager
+def _unmoved_by_ctrl_c() -> Iterator[None]:
+    """Do nothing at Ctrl-C: the terminal sends it to the command as well, whose end is what counts.
+
+    An exception instead might come after the kernel has told the command's exit code and before
+    Python has noted it. The code would be lost, and `subprocess` would take it for 0.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.SIG_IGN:
+        yield
+        return
+    signal.signal(signal.SIGINT, lambda *_: None)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
