@@ -103,13 +103,13 @@ def _printed(commands: str, project: Path, environment: dict[str, str], tmp_path
     packages = f"{PROJECT}/.venv/lib/python3.12/site-packages"
     places = {
         project: PROJECT,
+        Path(sys.executable).parent: f"{PROJECT}/.venv/bin",  # may be below the checkout
         tmp_path / "tmp": TEMPORARY,
         tmp_path / "home": HOME,
         tmp_path / "runtime": "/run/user/1000",
         STANDIN / "talking": packages,
         STANDIN: packages,
         PACKAGE: packages,
-        Path(sys.executable).parent: f"{PROJECT}/.venv/bin",
     }
     for place, shown in places.items():
         text = text.replace(str(place.resolve()), shown).replace(str(place), shown)

@@ -186,7 +186,9 @@ OUTCOMES = """
     import pytest
 
     def test_passes(mlc_server): pass
-    def test_fails(mlc_server): assert mlc_server is None
+    def test_fails(mlc_server):
+        mlc_server.complete("Hello")
+        assert mlc_server is None
     def test_skips(mlc_server): pytest.skip("not now")
     """
 
@@ -207,10 +209,10 @@ def test_sugar_shows_every_outcome_and_our_sections(suite: Suite) -> None:
 @needs("pytest_html")
 def test_html_is_written_where_the_server_does_not_start(suite: Suite) -> None:
     suite.tests(OUTCOMES)
-    plugins = ("-p", "pytest_metadata.plugin", "-p", "pytest_html.plugin")
-    fixtures = ("-p", "pytest_html.fixtures", "-p", "no:randomly")
-    process = suite.begin(*plugins, *fixtures, "--html=report.html", orders="exit=3")
-    assert process.wait() == 1
+    plugins = [word for name in ("metadata", "html", "html_fixtures") for word in ("-p", name)]
+    flags = ("-p", "mlc_server", "-p", "no:randomly", "--html=report.html")
+    result = suite.pytester.runpytest_inprocess(*plugins, *flags, *suite.settings("exit=3"))
+    result.assert_outcomes(errors=3)
     page = Path(suite.path / "report.html").read_text()
     assert page.count("the MLC server did not start") >= 3
     nothing_left(suite)
