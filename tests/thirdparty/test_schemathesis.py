@@ -37,6 +37,7 @@ REAL_ERRORS = re.compile(
     | AttributeError:\ '\w+'\ object\ has\ no\ attribute\ 'get'     # one that is no object
     | starlette\.requests\.ClientDisconnect                          # one that ends too early
     | RuntimeError:\ The\ request\ id\ .*                            # the user of a running request
+    | MemoryError:\ "n"\ is\ \d+                                     # that many choices
     """,
     re.VERBOSE,
 )
