@@ -118,7 +118,9 @@ BUDGETS = (
         SHARE,
         column="the error names the cause",
     ),
-    Budget("servers left alive, all ways", "left", "", 0, COUNT, "1 or 2 in each way", OURS),
+    Budget(
+        "servers left alive, all ways", "left", "", 0, COUNT, "1 or 2 where pytest is killed", OURS
+    ),
     Budget(
         "shared by all workers: runs that failed",
         "sharing",
