@@ -52,8 +52,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep the settings of whoever runs these tests out of the runs that the tests start."""
     ours = ("PYTEST_MLC_", "MLC_SERVE_", "PYTEST_ADDOPTS", "PYTEST_XDIST_")
+    services = ("GITHUB_", "GITLAB_", "BUILD_NUMBER", "NO_COLOR", "FORCE_COLOR", "PY_COLORS")
     for name in list(os.environ):  # and what CI services say of themselves changes the output
-        if name.startswith((*ours, "GITHUB_", "GITLAB_", "NO_COLOR", "FORCE_COLOR")):
+        if name == "CI" or name.startswith((*ours, *services)):
             monkeypatch.delenv(name)
 
 

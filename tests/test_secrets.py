@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import uuid
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -41,6 +42,7 @@ def test_the_key_reaches_the_server_and_stands_on_no_command_line(
     standin: Servers, tmp_path: Path, key: str
 ) -> None:
     daemon = tmp_path / "daemon"
+    key += uuid.uuid4().hex  # another test gives the plain one on a command line
     server = standin(f"daemon={daemon}", api_key=key)
     server.start()
     processes = family(server)
