@@ -12,7 +12,9 @@ from _results import (
     COUNT,
     MICROSECONDS,
     MORE,
+    NEVER,
     SECONDS,
+    TAKEN_FOR_READY,
     Cell,
     Figures,
     Grid,
@@ -112,7 +114,9 @@ def _slower(table: Figures) -> Iterator[str]:
         return
     for name, cell in table.cells.items():
         other = summarised(cell)
-        if other is None or name.startswith(OURS) or other.median >= ours.median:
+        if name.startswith(OURS) or name == table.reference:
+            continue
+        if other is None or other.median >= ours.median:
             continue
         if apart(ours, other):
             figures = f"{show(other.median, table.unit)}, ours {show(ours.median, table.unit)}"
@@ -127,7 +131,7 @@ def not_measured(results: Results) -> Iterator[str]:
             yield f"`{one.key}.py`: {one.failed}"
         for table in one.tables:
             for name, cell in _named(table):
-                if cell.note and not cell.values:
+                if cell.note and not cell.values and cell.note not in (NEVER, TAKEN_FOR_READY):
                     reasons.setdefault(cell.note, {}).setdefault(name, []).append(table.title)
     for why, those in reasons.items():
         for name, titles in those.items():

@@ -18,6 +18,9 @@ SECONDS, MICROSECONDS, BYTES = "s", "us", "bytes"
 #: A number of things; 1 or 0 for each of many cases, shown as "k of n".
 COUNT, SHARE = "count", "share"
 
+#: Notes of cells without figures that were measured nevertheless: this is what came out.
+NEVER, TAKEN_FOR_READY = "never", "taken for ready"
+
 #: A larger value is better: of a share, mostly.
 MORE = "more"
 LESS = "less"
@@ -57,6 +60,8 @@ class Figures:
         Whether the ratio to ours means anything: differences between two runs have none.
     noise
         The candidate that is a measure of noise, if there is one.
+    reference
+        The one that is no candidate, and only shows how large the others' figures are.
     """
 
     key: str
@@ -67,6 +72,7 @@ class Figures:
     unit: str = SECONDS
     compare: bool = True
     noise: str = ""
+    reference: str = ""
     kind: str = "figures"
 
 

@@ -124,6 +124,7 @@ def measure(effort: Effort) -> list[Table]:
             LAUNCH,
             {**launches, INTERPRETER: lives.interpreter},
             OURS,
+            reference=INTERPRETER,
         ),
     ]
 

@@ -22,7 +22,7 @@ import _candidates as names
 import _mistakes
 from _alone import alone
 from _mistakes import RECORDED
-from _results import MORE, SECONDS, SHARE, Cell, Grid, Table
+from _results import MORE, NEVER, SECONDS, SHARE, TAKEN_FOR_READY, Cell, Grid, Table
 from _rounds import Effort, reason, together
 from _suites import SUITES, UPSTREAM_LIMITED, Suite
 from _trial import Bench, bench, run
@@ -177,7 +177,7 @@ def _attempt(place: Bench, home: Path, suite: Suite, name: str, port: int) -> Ou
         MISTAKE_COMMAND=json.dumps(_mistakes.command(sys.executable, given, port)),
     )
     if "failed" not in trial.notes:
-        return Outcome(note="taken for ready")
+        return Outcome(note=TAKEN_FOR_READY)
     return Outcome(
         trial.between("asked", "failed"),
         before="began" not in trial.notes,
@@ -230,7 +230,7 @@ def _each(found: Found, mistakes: list[str], who: list[str]) -> Table:
     rows = {}
     for mistake in mistakes:
         real = RECORDED[mistake]["seconds"]
-        rows[mistake] = {REAL: Cell([real]) if real else Cell(note="never")}
+        rows[mistake] = {REAL: Cell([real]) if real else Cell(note=NEVER)}
         for name in who:
             outcomes = found[mistake, name]
             seconds = [one.seconds for one in outcomes if one.seconds is not None]

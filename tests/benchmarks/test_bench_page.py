@@ -13,8 +13,10 @@ from _results import (
     COUNT,
     MICROSECONDS,
     MORE,
+    NEVER,
     SECONDS,
     SHARE,
+    TAKEN_FOR_READY,
     Cell,
     Figures,
     Grid,
@@ -32,8 +34,9 @@ FAST, SLOW = Cell([0.01, 0.011, 0.012]), Cell([0.02, 0.021, 0.022])
 WIDE = Cell([0.001, 0.02, 0.5])
 
 
-def figures(cells: dict[str, Cell], *, compare: bool = True) -> Figures:
-    return Figures("ready", "Ready", "A text\n of lines.", cells, OURS, compare=compare)
+def figures(cells: dict[str, Cell], *, compare: bool = True, reference: str = "") -> Figures:
+    text = "A text\n of lines."
+    return Figures("ready", "Ready", text, cells, OURS, compare=compare, reference=reference)
 
 
 def grid(
@@ -181,6 +184,7 @@ def test_the_page_says_where_another_is_better() -> None:
         figures({OURS: SLOW, f"{OURS}, otherwise": FAST}),
         figures({OURS: SLOW, "other": FAST}, compare=False),
         figures({OURS: Cell(), "other": FAST}),
+        figures({OURS: SLOW, "`python -c pass`": FAST}, reference="`python -c pass`"),
         grid({OURS: {"left": Cell([0.0])}, "other": {"left": Cell([1.0])}}),
     ],
 )
@@ -201,6 +205,15 @@ def test_in_a_grid_less_is_better_unless_it_is_said() -> None:
         "- Left: named, other 2 of 2, ours 1 of 2",
         "- Left: SIGKILL, other 0, ours 1",
     ]
+
+
+def test_what_came_out_was_measured() -> None:
+    ends = {"mistake": {"real": Cell(note=NEVER), "a": Cell(note=TAKEN_FOR_READY), "b": Cell()}}
+    absent = {"mistake": {"c": Cell(note="not installed")}}
+
+    lines = part(page(results(grid(ends), grid(absent))), "Not measured")
+
+    assert lines == "- c: not installed (Left)"
 
 
 def test_a_quick_run_and_remarks_are_said_first() -> None:
