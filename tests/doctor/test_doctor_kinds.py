@@ -10,7 +10,7 @@ from pytest_mlc_server import doctor
 from pytest_mlc_server.doctor.findings import KINDS, LEVELS, Diagnosis, Finding, Section, Server
 
 PACKAGE = Path(doctor.__file__).parent
-ROOT = PACKAGE.parent.parent
+ROOT = Path(__file__).parents[2]
 TESTS = "".join(
     path.read_text()
     for path in Path(__file__).parent.glob("test_*.py")
