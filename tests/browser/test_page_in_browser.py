@@ -283,7 +283,8 @@ def test_the_page_of_a_real_run(browser: Browser, pytester: pytest.Pytester) -> 
         def test_fails(mlc_server): assert mlc_server.chat("two", max_tokens=3) == "</script>"
         """
     )
-    result = pytester.runpytest_inprocess(*PLAIN, "--mlc-engine=sim", "--mlc-report=a.html")
+    run = (*PLAIN, "--mlc-engine=sim", "--mlc-log-dir=logs", "--mlc-report=a.html")
+    result = pytester.runpytest_inprocess(*run)
     result.assert_outcomes(passed=1, failed=1)
     browser.open_file(pytester.path / "a.html")
     assert browser.text("h1") == ["1 of 2 tests went wrong"]

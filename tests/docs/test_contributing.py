@@ -142,7 +142,7 @@ def test_an_endpoint(copy: Copy) -> None:
         "def test_it_answers(mlc_session):\n"
         "    assert mlc_session.get('/version').json() == {'version': '0.20.0'}\n"
     )
-    run = ["--mlc-engine=sim", "-c", os.devnull, test.name]
+    run = ["--mlc-engine=sim", "--mlc-log-dir=logs", "-c", os.devnull, test.name]
     assert "1 failed" in copy.pytest(*run, status=1)
     copy.apply("endpoint")
     assert "1 passed" in copy.pytest(*run)
